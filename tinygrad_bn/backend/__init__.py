@@ -1,0 +1,31 @@
+"""The arrays' libraries and kernels: NumPy on the CPU, CuPy on CUDA.
+
+``portable.py`` has every kernel in plain array code; ``cpu/`` and ``cuda/`` have the same names, faster where that was worth it.
+"""
+
+import numpy as _np
+
+from . import cpu as _cpu
+from .libraries import (
+    ARRAY_TYPES,
+    Library,
+    as_array,
+    cuda_is_available,
+    device_of,
+    explain,
+    kernels_of,
+    library_for,
+    load_cuda,
+    register,
+    to_device,
+    to_numpy,
+    xp_of,
+    zeros,
+)
+
+register(_np.ndarray, Library(_np, _cpu, "cpu"))
+
+__all__ = [
+    "ARRAY_TYPES", "Library", "as_array", "cuda_is_available", "device_of", "explain", "kernels_of", "library_for", "load_cuda",
+    "register", "to_device", "to_numpy", "xp_of", "zeros",
+]  # fmt: skip

@@ -1,0 +1,107 @@
+"""Whether operations are recorded, by thread; and who listens to what the engine does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from .graph import Array, Box, Node
+
+
+class _Mode(threading.local):
+    enabled = True
+
+
+mode = _Mode()
+
+
+@contextmanager
+def set_grad_enabled(enabled: bool):
+    """Record operations in this block (True) or not (False); the setting belongs to the calling thread."""
+    before = mode.enabled
+    mode.enabled = bool(enabled)
+    try:
+        yield
+    finally:
+        mode.enabled = before
+
+
+def no_grad():
+    """A block (or, as ``@no_grad()``, a function) whose operations are not recorded, in this thread."""
+    return set_grad_enabled(False)
+
+
+def enable_grad():
+    """A block (or function) whose operations are recorded, also inside ``no_grad``, in this thread."""
+    return set_grad_enabled(True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations of this thread are recorded."""
+    return mode.enabled
+
+
+class Listener:
+    """Hears what the engine does. Subclass it, override what you need, and pass it to ``listening``."""
+
+    def apply(self, name: str, inputs: tuple, options: dict, out: Array, aux: Any, node: Node | None) -> None:
+        """A primitive ran, also under ``no_grad``: its raw inputs, options, output, aux, and its node if recorded."""
+
+    def before_rule(self, node: Node, g: Any) -> None:
+        """The walk has reached ``node``, whose whole gradient is ``g``."""
+
+    def contribution(self, node: Node, parent: Any, value: Any) -> None:
+        """The rule of ``node`` made this gradient for ``parent`` (a Node or a leaf); it is not yet accumulated."""
+
+    def leaf_ready(self, leaf: Box, g: Any) -> None:
+        """All contributions to ``leaf`` of this walk have arrived, and are summed in ``g``."""
+
+    def backward_end(self) -> None:
+        """A walk has ended."""
+
+    def enter_module(self, module: Any) -> None:
+        """``nn.Module.__call__`` begins."""
+
+    def exit_module(self, module: Any) -> None:
+        """``nn.Module.__call__`` ends, also by an error."""
+
+
+class _Several(Listener):
+    """Passes every event on to each of its listeners."""
+
+    def __init__(self, listeners: list[Listener]):
+        self.listeners = listeners
+
+
+def _fan_out(event: str) -> Callable:
+    def tell(self: _Several, *args: Any) -> None:
+        for listener in self.listeners:
+            getattr(listener, event)(*args)
+
+    return tell
+
+
+for _event in [name for name in vars(Listener) if not name.startswith("_")]:
+    setattr(_Several, _event, _fan_out(_event))
+
+hooks: Listener | None = None  # one object, or None: one test per operation when nobody listens
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener):
+    """Let ``listener`` hear every operation and every walk in this block, of all threads."""
+    _listeners.append(listener)
+    _tune()
+    try:
+        yield listener
+    finally:
+        _listeners.remove(listener)
+        _tune()
+
+
+def _tune() -> None:
+    global hooks
+    hooks = None if not _listeners else _listeners[0] if len(_listeners) == 1 else _Several(list(_listeners))

@@ -1,0 +1,383 @@
+"""The walk backwards through a graph, and the three operations that it needs itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from ..backend import ARRAY_TYPES, as_array, device_of, xp_of, zeros
+from . import graph, modes
+from .graph import Absent, AddAt, Box, Node
+from .modes import set_grad_enabled
+from .primitive import primitive
+
+# ----- operations of the walk's own
+
+
+@primitive
+def sum_to(x, *, shape):
+    """Sum a broadcast array back to ``shape``: the adjoint of ``broadcast_to``."""
+    lead = len(x.shape) - len(shape)
+    axes = tuple(i for i, n in enumerate(x.shape) if i < lead or (n != 1 and shape[i - lead] == 1))
+    return x.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+@primitive
+def broadcast_to(x, *, shape):
+    """x, repeated along new and unit axes to ``shape`` (a read-only view for a raw array)."""
+    return xp_of(x).broadcast_to(x, shape)
+
+
+@primitive
+def cast(x, *, dtype):
+    """x in another floating dtype. The gradient goes back in the dtype of x."""
+    return x.astype(dtype)
+
+
+sum_to.defvjp(lambda g, _out, _x, *, shape: broadcast_to(g, shape=_x.shape))
+broadcast_to.defvjp(lambda g, _out, _x, *, shape: sum_to(g, shape=_x.shape))
+cast.defvjp(lambda g, _out, _x, *, dtype: g)  # the walk brings it into the dtype of x
+
+
+# ----- the walk
+
+
+def _reachable(roots: Iterable[Node]) -> list[Node]:
+    """All nodes behind the roots, the oldest first, each checked to be still fit to go backward."""
+    stack = list(dict.fromkeys(roots))
+    seen = set(stack)
+    order = []
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        if node.inputs is None:
+            raise RuntimeError(
+                f"the graph behind this {node.name} was freed by an earlier backward; pass retain_graph=True to that one to "
+                "go through it again"
+            )
+        for parent in node.parents:
+            if type(parent) is Node and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    order.sort(key=attrgetter("number"))
+    if order and graph.last_change > order[0].number:
+        for node in order:
+            _check_unchanged(node)
+    return order
+
+
+def _check_unchanged(node: Node) -> None:
+    """Raise if a leaf whose value the node kept was changed in place since."""
+    leaves = [(i, p.version_cell()) for i, p in enumerate(node.parents) if isinstance(p, Box)] + (node.constants or [])
+    for argument, cell in leaves:
+        value = node.inputs[argument] if node.inputs is not None else None
+        if cell[0] > node.number and value is not None and type(value) is not Absent:
+            raise RuntimeError(
+                f"a leaf of shape {value.shape}, which {node.name} kept as its argument "
+                f"{node.primitive.argument_names(len(node.parents))[argument]!r}, was changed in place after the forward pass; "
+                "run the forward pass again, or change it (optimizer.step(), .data = ..., load_state_dict) only after backward"
+            )
+
+
+def _boxed_inputs(node: Node) -> list:
+    """The kept inputs as Tensors linked into the graph, for a rule whose own operations are recorded."""
+    boxed = []
+    for value, parent in zip(node.inputs or (), node.parents, strict=True):
+        if parent is None or type(value) is Absent:
+            boxed.append(value)
+        elif type(parent) is Node:
+            boxed.append(graph.box_type(value, parent, True))
+        else:
+            boxed.append(parent)  # a leaf, whose version was checked
+    return boxed
+
+
+class _Walk:
+    """One run backwards: a table of gradients, keyed by Node or leaf, each popped when used."""
+
+    def __init__(self, record: bool):
+        self.record = record
+        self.table: dict[Any, Any] = {}
+        self.shared: set = set()  # keys whose gradient may be somebody else's memory, so is never written into
+
+    def add(self, key: Any, c: Any, shape: tuple[int, ...], dtype: Any, foreign: bool) -> None:
+        """Add the contribution ``c``, brought to ``shape`` and ``dtype``, to the gradient of ``key``."""
+        table = self.table
+        if type(c) is AddAt:
+            self._add_at(key, c, shape, dtype)
+            return
+        if self.record and not isinstance(c, Box):
+            c = graph.box_type(c)
+        if c.shape != shape:
+            c = sum_to(c, shape=shape)
+            foreign = False
+        if c.dtype is not dtype and c.dtype != dtype:
+            c = cast(c, dtype=dtype)
+            foreign = False
+        before = table.get(key)
+        if before is None:
+            table[key] = c
+            if foreign or (not self.record and c.base is not None):
+                self.shared.add(key)
+        elif self.record or key in self.shared:
+            table[key] = before + c
+            self.shared.discard(key)
+        else:
+            before += c  # this walk made it, so it may change it
+            table[key] = before  # (NumPy's 0-d results are scalars, and are not changed in place)
+
+    def _add_at(self, key: Any, c: AddAt, shape: tuple[int, ...], dtype: Any) -> None:
+        value = c.value if c.value.dtype == dtype else c.value.astype(dtype)
+        total = self.table.get(key)
+        if total is None:
+            total = zeros(shape, dtype, like=value)
+        elif key in self.shared:
+            total = total.copy()
+            self.shared.discard(key)
+        total = self.table[key] = as_array(total)
+        if _selects_once(c.index):
+            total[c.index] += value
+        else:
+            xp_of(total).add.at(total, c.index, value)
+
+    def take(self, key: Any) -> Any:
+        """The gradient of ``key``, as memory that is nobody else's, or None."""
+        g = self.table.pop(key, None)
+        if g is not None and not self.record:
+            g = as_array(g.copy() if key in self.shared else g)
+        return g
+
+    def through_hooks(self, node: Node, g: Any) -> Any:
+        """The gradient of ``node`` after the user's hooks, which may replace it; kept for retain_grad()."""
+        if not self.record:
+            g = graph.box_type(as_array(g))
+        for hook in node.wishes.on_grad:  # type: ignore[union-attr]
+            g = _replaced(g, hook(g))
+        retained = node.wishes.retained  # type: ignore[union-attr]
+        tensor = retained() if retained is not None else None
+        if tensor is not None:
+            tensor.grad = g if self.record else graph.box_type(g._data.copy())
+        return g if self.record else g._data
+
+    def deliver(self, leaf: Box) -> None:
+        """Give a leaf its gradient of this walk: added to ``.grad``, then told to who asked to hear."""
+        g = self.take(leaf)
+        if not self.record:
+            g = graph.box_type(g)
+        if leaf._hooks is not None:
+            for hook in leaf._hooks.on_grad:
+                g = _replaced(g, hook(g))
+        if leaf.grad is None:
+            leaf.grad = g
+        elif self.record or leaf.grad.node is not None:
+            leaf.grad = leaf.grad + g  # type: ignore[operator]
+        else:
+            leaf.grad._data += g._data
+            leaf.grad.bump_version()
+        if modes.hooks is not None:
+            modes.hooks.leaf_ready(leaf, g._data)
+        if leaf._hooks is not None:
+            for hook in leaf._hooks.after_accumulate:
+                hook(leaf)
+
+
+def _replaced(g: Box, answer: Any) -> Box:
+    """What a gradient hook made of g: None keeps it."""
+    if answer is None:
+        return g
+    if not isinstance(answer, Box):
+        answer = graph.box_type(as_array(answer))
+    if answer._data.shape != g._data.shape:
+        raise ValueError(f"a gradient hook was given shape {g._data.shape}, but returned shape {answer._data.shape}")
+    return answer
+
+
+def _selects_once(index: Any) -> bool:
+    """Whether NumPy's basic indexing takes this index: then it selects no element twice."""
+    items = index if type(index) is tuple else (index,)
+    return all(i is None or i is Ellipsis or (isinstance(i, (int, slice)) and not isinstance(i, bool)) for i in items)
+
+
+def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[Any] | None, retain: bool, record: bool):
+    """Run the rules from ``outputs`` backwards.
+
+    With ``targets`` (Nodes and leaves) the rules on the way to them run, and their gradients are returned, None where there is
+    no way; without, all rules run, and every leaf gets its ``.grad``.
+    """
+    walk = _Walk(record)
+    add, table, shared, plain = walk.add, walk.table, walk.shared, not record
+    order = _reachable([t.node for t in outputs if t.node is not None])
+    useful: set | None = None
+    edges: dict[Any, int] | None = None
+    if targets is not None:
+        useful = set(targets)
+        for node in order:
+            if not useful.isdisjoint(node.parents):
+                useful.add(node)
+    else:
+        edges = _edges_to_leaves(order)
+    found: dict[Any, Any] = dict.fromkeys(targets or ())
+
+    for t, seed in zip(outputs, seeds, strict=True):
+        key = t if t.node is None else t.node
+        if useful is None or key in useful:
+            add(key, seed, t._data.shape, t._data.dtype, True)
+
+    while order:
+        node = order.pop()
+        if useful is not None and node not in useful:
+            continue
+        g = table.pop(node, None)
+        if g is not None:
+            if node.wishes is not None:
+                g = walk.through_hooks(node, g)
+            if node in found:
+                found[node] = g if record else as_array(g.copy())
+            if modes.hooks is not None:
+                modes.hooks.before_rule(node, g)
+            me = node.primitive
+            inputs: Any = _boxed_inputs(node) if record else node.inputs
+            out = graph.box_type(node.out, node, True) if record and node.out is not None else node.out
+            options = {**node.options, "aux": node.aux} if me.has_aux else node.options
+            joint = me.joint if record or me.fused is None else me.fused
+            together = None if joint is None else joint(g, out, *inputs, **options)
+            for i, parent in enumerate(node.parents):
+                if parent is None or (useful is not None and parent not in useful):
+                    continue
+                if together is None:
+                    rule = me.rules[i]
+                    if rule is None:
+                        continue
+                    c = rule(g, out, *inputs, **options) if options else rule(g, out, *inputs)
+                    foreign = c is g
+                else:
+                    c = together[i]
+                    foreign = c is g or sum(c is other for other in together) > 1
+                if c is None:
+                    continue
+                if modes.hooks is not None:
+                    modes.hooks.contribution(node, parent, c)
+                dtype = parent.dtype if type(parent) is Node else parent._data.dtype
+                if plain and type(c) is not AddAt and c.dtype is dtype and c.shape == inputs[i].shape:
+                    # What add() does, without a call, in the case that is nearly every case.
+                    before = table.get(parent)
+                    if before is None:
+                        table[parent] = c
+                        if foreign or c.base is not None:
+                            shared.add(parent)
+                        continue
+                    if parent not in shared:
+                        before += c
+                        table[parent] = before
+                        continue
+                add(parent, c, inputs[i].shape, dtype, foreign)
+        if edges is not None:
+            for parent in node.parents:
+                if parent in edges:
+                    edges[parent] -= 1
+                    if edges[parent] == 0 and parent in table:
+                        walk.deliver(parent)
+        if not retain:
+            node.free()
+
+    if targets is not None:
+        found.update({key: walk.take(key) for key in found if key in table})
+    else:
+        for leaf in list(table):
+            walk.deliver(leaf)
+    if modes.hooks is not None:
+        modes.hooks.backward_end()
+    return [found[key] for key in targets or ()]
+
+
+def _edges_to_leaves(order: list[Node]) -> dict[Any, int] | None:
+    """How many edges lead to each leaf, if somebody wants to hear of a leaf as soon as its last contribution is in."""
+    leaves = [p for node in order for p in node.parents if p is not None and type(p) is not Node]
+    if modes.hooks is None and not any(leaf._hooks is not None and leaf._hooks.after_accumulate for leaf in leaves):
+        return None
+    edges: dict[Any, int] = {}
+    for leaf in leaves:
+        edges[leaf] = edges.get(leaf, 0) + 1
+    return edges
+
+
+def _seed(t: Any, given: Any, what: str) -> Any:
+    """The gradient to start from at output ``t``: what was given, checked, or one for a single element."""
+    if not isinstance(t, Box):
+        raise TypeError(f"{what} expected a Tensor, got {type(t).__name__}")
+    if not t._requires_grad:
+        raise RuntimeError(
+            f"{what}: this tensor of shape {t._data.shape} does not require grad; was it made under no_grad(), detached, or "
+            "made from tensors none of which requires grad?"
+        )
+    if given is None:
+        if t._data.size != 1:
+            raise ValueError(
+                f"{what} of a tensor of shape {t._data.shape} needs a gradient of that shape; without one it expects a single element"
+            )
+        return xp_of(t._data).ones_like(t._data)
+    raw = given._data if isinstance(given, Box) else given
+    if type(raw) not in ARRAY_TYPES:
+        raise TypeError(f"{what} expected a gradient that is a Tensor or an array, got {type(given).__name__}")
+    if raw.shape != t._data.shape:
+        raise ValueError(f"{what} expected a gradient of shape {t._data.shape}, got {raw.shape}")
+    if type(raw) is not type(t._data):
+        raise ValueError(f"{what} expected a gradient on {device_of(t._data)}, got one on {device_of(raw)}")
+    return given
+
+
+def _start(outputs: Sequence[Any], grad_outputs: Sequence[Any], what: str, record: bool) -> list[Any]:
+    seeds = [_seed(t, given, what) for t, given in zip(outputs, grad_outputs, strict=True)]
+    if record:
+        return [s if isinstance(s, Box) else graph.box_type(s) for s in seeds]
+    return [s._data if isinstance(s, Box) else s for s in seeds]
+
+
+def backward(tensor: Box, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+    """Add the gradient of ``tensor`` (of ``sum(tensor * gradient)``, if one is given) to ``.grad`` of every leaf behind it.
+
+    The graph is freed on the way unless ``retain_graph`` (default: the value of ``create_graph``). With ``create_graph``
+    the gradients are themselves recorded, and can be differentiated again.
+    """
+    with set_grad_enabled(create_graph):
+        seeds = _start([tensor], [gradient], "backward()", create_graph)
+        _walk_back([tensor], seeds, None, create_graph if retain_graph is None else retain_graph, create_graph)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple:
+    """The gradients of the outputs' sum, weighted by ``grad_outputs``, for each of ``inputs``, as a tuple of Tensors.
+
+    ``outputs`` and ``inputs`` are a Tensor or a sequence of them; inputs may be results of operations. ``.grad`` of no
+    tensor changes. An input that the outputs do not depend on raises, or gives None with ``allow_unused``.
+    """
+    outs = [outputs] if isinstance(outputs, Box) else list(outputs)
+    ins = [inputs] if isinstance(inputs, Box) else list(inputs)
+    given = [grad_outputs] if grad_outputs is None or isinstance(grad_outputs, Box) else list(grad_outputs)
+    if grad_outputs is None:
+        given = given * len(outs)
+    if len(given) != len(outs):
+        raise ValueError(f"grad() got {len(outs)} outputs and {len(given)} grad_outputs; expected as many of each")
+    for position, t in enumerate(ins):
+        if not isinstance(t, Box):
+            raise TypeError(f"grad() expected Tensors as inputs, got {type(t).__name__} at position {position}")
+        if not t._requires_grad:
+            raise RuntimeError(f"grad(): input {position}, of shape {t._data.shape}, does not require grad")
+    with set_grad_enabled(create_graph):
+        seeds = _start(outs, given, "grad()", create_graph)
+        targets = [t if t.node is None else t.node for t in ins]
+        found = _walk_back(outs, seeds, targets, create_graph if retain_graph is None else retain_graph, create_graph)
+    for position, g in enumerate(found):
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                f"grad(): the outputs do not depend on input {position}, of shape {ins[position]._data.shape}; "
+                "pass allow_unused=True to get None for it"
+            )
+    return tuple(g if g is None or isinstance(g, Box) else graph.box_type(g) for g in found)

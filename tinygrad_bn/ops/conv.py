@@ -1,0 +1,134 @@
+"""Convolution, and its two gradients: three bilinear operations whose rules name only each other.
+
+With y = conv2d(x, w), the gradients are ``_conv2d_input(g, w)`` and ``_conv2d_weight(g, x)``; each of the three is linear in both
+of its arguments, so these six rules give every order of differentiation.
+"""
+
+from __future__ import annotations
+
+from ..backend import kernels_of
+from ..core import primitive
+from .reduce import sum as sum_
+from .shape import squeeze, unsqueeze
+
+
+def pair(name, what, value, least):
+    """An int, or a pair of them, as a pair, none less than ``least``."""
+    both = (value, value) if hasattr(value, "__index__") else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(both) != 2 or not all(hasattr(v, "__index__") and not isinstance(v, bool) and v >= least for v in both):
+        raise ValueError(f"{name} expected {what} to be an int, or a pair of ints, of at least {least}, got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+def window_count(size, kernel, stride, padding, dilation=1):
+    """How many windows of ``kernel`` elements, ``dilation`` apart, fit along an axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@primitive
+def _conv2d(x, w, b=None, *, stride, padding, dilation, groups):
+    y = kernels_of(x).conv2d(x, w, stride, padding, dilation, groups)
+    if b is not None:
+        y += b.reshape(1, -1, 1, 1)
+    return y
+
+
+@primitive
+def _conv2d_input(g, w, *, shape, stride, padding, dilation, groups):
+    return kernels_of(g).conv2d_input(g, w, shape, stride, padding, dilation, groups)
+
+
+@primitive
+def _conv2d_weight(g, x, *, shape, stride, padding, dilation, groups):
+    return kernels_of(g).conv2d_weight(g, x, shape, stride, padding, dilation, groups)
+
+
+_conv2d.defvjp(
+    lambda g, _out, _x, w, _b, **how: _conv2d_input(g, w, shape=_x.shape, **how),
+    lambda g, _out, x, _w, _b, **how: _conv2d_weight(g, x, shape=_w.shape, **how),
+    lambda g, _out, _x, _w, _b, **how: sum_(g, (0, 2, 3)),
+)
+_conv2d_input.defvjp(  # here g has the shape of x
+    lambda g, _out, _g, w, *, shape, **how: _conv2d(g, w, **how),
+    lambda g, _out, y, _w, *, shape, **how: _conv2d_weight(y, g, shape=_w.shape, **how),
+)
+_conv2d_weight.defvjp(  # here g has the shape of w
+    lambda g, _out, _g, x, *, shape, **how: _conv2d(x, g, **how),
+    lambda g, _out, y, _x, *, shape, **how: _conv2d_input(y, g, shape=_x.shape, **how),
+)
+
+
+def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """(N, C, H, W), (O, C / groups, kh, kw), (O,) or None -> (N, O, H', W'): cross-correlation, as in PyTorch.
+
+    H' = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1; stride, padding and dilation are ints or pairs. Each of
+    the ``groups`` has its own C / groups channels and O / groups filters.
+    """
+    stride, padding = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding, 0)
+    dilation = pair("conv2d", "dilation", dilation, 1)
+    _check("conv2d", x, w, b, groups)
+    if x.shape[1] != w.shape[1] * groups:
+        raise ValueError(
+            f"conv2d expected an input of shape (N, {w.shape[1] * groups}, H, W) for a weight of shape {w.shape} and "
+            f"groups={groups}, got {x.shape}"
+        )
+    if w.shape[0] % groups:
+        raise ValueError(f"conv2d expected a number of filters that groups={groups} divides, got a weight of shape {w.shape}")
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"conv2d expected a bias of shape {w.shape[:1]}, got {b.shape}")
+    out = [window_count(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
+    if min(out) < 1:
+        raise ValueError(
+            f"conv2d expected an input at least as large as its kernel, got {x.shape[2:]} with padding {padding} for a kernel of "
+            f"{w.shape[2:]} with dilation {dilation}"
+        )
+    return _conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def conv1d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """(N, C, L), (O, C / groups, k), (O,) or None -> (N, O, L'): conv2d along one axis; the options are ints."""
+    if len(x.shape) != 3 or len(w.shape) != 3:
+        raise ValueError(f"conv1d expected an input (N, C, L) and a weight (O, C / groups, k), got {x.shape} and {w.shape}")
+    return squeeze(conv2d(unsqueeze(x, 2), unsqueeze(w, 2), b, (1, stride), (0, padding), (1, dilation), groups), 2)
+
+
+def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """(N, C, H, W), (C, O / groups, kh, kw), (O,) or None -> (N, O, H', W'): the input gradient of conv2d, as a layer.
+
+    H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1. Zeiler et al. 2010.
+    """
+    stride, padding = pair("conv_transpose2d", "stride", stride, 1), pair("conv_transpose2d", "padding", padding, 0)
+    dilation = pair("conv_transpose2d", "dilation", dilation, 1)
+    extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
+    _check("conv_transpose2d", x, w, b, groups)
+    if x.shape[1] != w.shape[0] or x.shape[1] % groups:
+        raise ValueError(
+            f"conv_transpose2d expected an input of shape (N, {w.shape[0]}, H, W) for a weight of shape {w.shape} and "
+            f"groups={groups}, got {x.shape}"
+        )
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        raise ValueError(
+            f"conv_transpose2d expected output_padding less than stride {stride} or dilation {dilation}, got {extra}"
+        )
+    if b is not None and b.shape != (w.shape[1] * groups,):
+        raise ValueError(f"conv_transpose2d expected a bias of shape ({w.shape[1] * groups},), got {b.shape}")
+    size = [
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, s, p, d, k, e in zip(x.shape[2:], stride, padding, dilation, w.shape[2:], extra, strict=True)
+    ]
+    if min(size) < 1:
+        raise ValueError(f"conv_transpose2d would give an output of size {tuple(size)} for an input of shape {x.shape}")
+    shape = (x.shape[0], w.shape[1] * groups, *size)
+    y = _conv2d_input(x, w, shape=shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
+
+
+def _check(name, x, w, b, groups):
+    if len(x.shape) != 4 or len(w.shape) != 4:
+        raise ValueError(
+            f"{name} expected an input (N, C, H, W) and a weight of 4 dimensions, got shapes {x.shape} and {w.shape}"
+        )
+    if isinstance(groups, bool) or not hasattr(groups, "__index__") or groups < 1:
+        raise ValueError(f"{name} expected groups to be an int of at least 1, got {groups!r}")
+    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
+        raise TypeError(f"{name} expected one dtype, got an input of {x.dtype} and parameters of {w.dtype}")

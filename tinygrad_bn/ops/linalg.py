@@ -1,0 +1,130 @@
+"""Products: matmul, linear, einsum."""
+
+from __future__ import annotations
+
+import string
+
+from ..backend import xp_of
+from ..core import primitive
+from .reduce import sum as sum_
+from .shape import expand, getitem, reshape, swapaxes, unsqueeze
+
+
+@primitive
+def matmul(x, y):
+    """x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m), the leading axes broadcast; 1-D is a row, or a column."""
+    if not x.ndim or not y.ndim:
+        raise ValueError(f"matmul expected arrays of at least one dimension, got shapes {x.shape} and {y.shape}")
+    if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ValueError(f"matmul expected shapes (..., n, k) and (..., k, m), got {x.shape} and {y.shape}")
+    return xp_of(x).matmul(x, y)
+
+
+def _matmul_x(g, _out, _x, y):
+    if len(y.shape) == 1:
+        return unsqueeze(g, -1) * y
+    if len(_x.shape) == 1:
+        return getitem(matmul(y, unsqueeze(g, -1)), (..., 0))
+    return matmul(g, swapaxes(y, -1, -2))
+
+
+def _matmul_y(g, _out, x, _y):
+    if len(x.shape) == 1:
+        return g * x if len(_y.shape) == 1 else unsqueeze(x, -1) * unsqueeze(g, -2)
+    if len(_y.shape) == 1:
+        return unsqueeze(g, -1) * x
+    if len(_y.shape) == 2 and len(x.shape) > 2:  # one large product instead of many that are summed
+        x, g = reshape(x, (-1, x.shape[-1])), reshape(g, (-1, g.shape[-1]))
+    return matmul(swapaxes(x, -1, -2), g)
+
+
+matmul.defvjp(_matmul_x, _matmul_y)
+
+
+@primitive
+def linear(x, w, b=None):
+    """(..., in), (out, in), (out,) or None -> (..., out): x @ w.T + b."""
+    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"linear expected an input (..., in) and a weight (out, in), got shapes {x.shape} and {w.shape}")
+    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
+        raise TypeError(f"linear expected one dtype, got an input of {x.dtype} and parameters of {w.dtype}")
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"linear expected a bias of shape {w.shape[:1]}, got {b.shape}")
+    y = xp_of(x).matmul(x, w.T)
+    if b is not None:
+        y += b
+    return y
+
+
+linear.defvjp(
+    lambda g, _out, _x, w, _b: matmul(g, w),
+    lambda g, _out, x, _w, _b: matmul(swapaxes(reshape(g, (-1, _w.shape[0])), 0, 1), reshape(x, (-1, _w.shape[1]))),
+    lambda g, _out, _x, _w, _b: sum_(g, tuple(range(len(g.shape) - 1))),
+)
+
+
+# ----- einsum
+
+
+def einsum(subscripts, *operands):
+    """NumPy's einsum, also with ``...`` and with a letter twice in one operand ("ii->i")."""
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum expected the subscripts as a string first, got {type(subscripts).__name__}")
+    inputs, output = _explicit(subscripts, [len(x.shape) for x in operands])
+    return _einsum(*operands, inputs=inputs, output=output)
+
+
+@primitive
+def _einsum(*xs, inputs, output):
+    return xp_of(xs[0]).einsum(f"{','.join(inputs)}->{output}", *xs)
+
+
+@_einsum.vjp
+def _(g, _out, *xs, inputs, output):
+    grads = []
+    for i, (letters, x) in enumerate(zip(inputs, xs, strict=True)):
+        others = [(inputs[j], xs[j]) for j in range(len(xs)) if j != i]
+        # A letter that stands twice in this operand stands for a diagonal: name the second one anew, and tie the two by an identity.
+        unique, ties = "", []
+        spare = (c for c in string.ascii_letters if c not in "".join(inputs) + output)
+        for letter, n in zip(letters, x.shape, strict=True):
+            if letter in unique:
+                new = next(spare)
+                ties.append((letter + new, _eye(g, n)))
+                letter = new
+            unique += letter
+        terms = [(output, g), *others, *ties]
+        present = [c for c in unique if any(c in t for t, _ in terms)]
+        d = _einsum(*[t for _, t in terms], inputs=tuple(t for t, _ in terms), output="".join(present))
+        # A letter that only this operand has was summed over: its gradient is the same everywhere along it.
+        d = reshape(d, tuple(n if c in present else 1 for c, n in zip(unique, x.shape, strict=True)))
+        grads.append(expand(d, x.shape))
+    return grads
+
+
+def _eye(g, n):
+    raw = g._data if hasattr(g, "_data") else g
+    return xp_of(raw).eye(n, dtype=raw.dtype)
+
+
+def _explicit(subscripts, ndims):
+    """Operand and output letters, with ``...`` spelled out and the implied output written."""
+    text = subscripts.replace(" ", "")
+    left, arrow, right = text.partition("->")
+    parts = left.split(",")
+    if len(parts) != len(ndims):
+        raise ValueError(f"einsum {subscripts!r} names {len(parts)} operands, got {len(ndims)}")
+    if set(text.replace("...", "").replace("->", "").replace(",", "")) - set(string.ascii_letters):
+        raise ValueError(f"einsum expected letters, commas, '...' and one '->', got {subscripts!r}")
+    spare = [c for c in reversed(string.ascii_letters) if c not in text]
+    dots = [n - len(p.replace("...", "")) for p, n in zip(parts, ndims, strict=True)]
+    for p, n, extra in zip(parts, ndims, dots, strict=True):
+        if extra < 0 or (extra and "..." not in p):
+            raise ValueError(f"einsum {subscripts!r} gives {p!r} to an operand of {n} dimensions")
+    most = max([d for p, d in zip(parts, dots, strict=True) if "..." in p], default=0)
+    names = "".join(spare[:most])
+    full = tuple(p.replace("...", names[most - d :]) for p, d in zip(parts, dots, strict=True))
+    if not arrow:
+        letters = sorted({c for c in left.replace("...", "").replace(",", "") if left.count(c) == 1})
+        return full, names + "".join(letters)
+    return full, right.replace("...", names)

@@ -1,0 +1,105 @@
+"""Softmax and the losses."""
+
+from __future__ import annotations
+
+from ..backend import device_of, kernels_of, xp_of
+from ..core import Box, primitive
+from .elementwise import exp, softplus, square
+from .reduce import axes_of, mean
+from .reduce import sum as sum_
+
+
+@primitive
+def softmax(x, *, axis=-1):
+    """e ** x / sum(e ** x) along ``axis``, without overflow."""
+    axes = axes_of("softmax", x.ndim, axis)
+    y = xp_of(x).exp(x - x.max(axis=axes, keepdims=True))
+    y /= y.sum(axis=axes, keepdims=True)
+    return y
+
+
+@primitive
+def log_softmax(x, *, axis=-1):
+    """The logarithm of softmax, exact where softmax itself rounds to 0."""
+    xp = xp_of(x)
+    axes = axes_of("log_softmax", x.ndim, axis)
+    d = x - x.max(axis=axes, keepdims=True)
+    d -= xp.log(xp.exp(d).sum(axis=axes, keepdims=True))
+    return d
+
+
+@softmax.vjp
+def _(g, out, _x, *, axis):
+    h = g * out
+    return (h - out * sum_(h, axis, keepdims=True),)
+
+
+log_softmax.defvjp(lambda g, out, _x, *, axis: g - exp(out) * sum_(g, axis, keepdims=True))
+
+
+def _reduce(name, losses, reduction):
+    if reduction == "mean":
+        return mean(losses)
+    if reduction == "sum":
+        return sum_(losses)
+    if reduction == "none":
+        return losses
+    raise ValueError(f"{name} expected reduction to be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+@primitive
+def _cross_entropy(x, labels, *, label_smoothing):
+    return kernels_of(x).cross_entropy(x, labels, label_smoothing)
+
+
+@_cross_entropy.vjp
+def _(g, _out, x, labels, *, label_smoothing):
+    raw = x._data if isinstance(x, Box) else x
+    target = kernels_of(raw).smooth_labels(labels, raw.shape[1], label_smoothing, raw.dtype)
+    return (g.reshape(-1, 1) * (softmax(x, axis=1) - target), None)
+
+
+@_cross_entropy.fused_vjp
+def _(g, _out, x, labels, *, label_smoothing):
+    return kernels_of(x).cross_entropy_backward(g, x, labels, label_smoothing), None
+
+
+def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
+    """(N, C) logits, (N,) integer labels -> the mean (or "sum", or "none": each, (N,)) of -log softmax(x)[label].
+
+    With label_smoothing s the target is 1 - s on the label plus s / C everywhere. Szegedy et al. 2016. A label outside
+    0..C-1 raises ValueError on the CPU; on CUDA, where the check would wait for the device, it makes its loss NaN.
+    """
+    raw = labels._data if isinstance(labels, Box) else labels
+    if len(x.shape) != 2:
+        raise ValueError(f"cross_entropy expected logits of shape (N, C), got {x.shape}")
+    if isinstance(raw, list) or not hasattr(raw, "dtype"):
+        raise TypeError(f"cross_entropy expected labels as a Tensor or an array, got {type(labels).__name__}")
+    if raw.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy expected integer labels (class numbers), got {raw.dtype}")
+    if raw.shape != x.shape[:1]:
+        raise ValueError(f"cross_entropy expected labels of shape {x.shape[:1]} for logits of shape {x.shape}, got {raw.shape}")
+    if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy expected label_smoothing from 0 to 1, got {label_smoothing!r}")
+    if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
+        raise ValueError(
+            f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from {raw.min()} to {raw.max()}"
+        )
+    return _reduce("cross_entropy", _cross_entropy(x, raw, label_smoothing=float(label_smoothing)), reduction)
+
+
+def _same_shape(name, x, target):
+    if x.shape != target.shape:
+        raise ValueError(f"{name} expected an input and a target of one shape, got {x.shape} and {target.shape}")
+
+
+def mse_loss(x, target, reduction="mean"):
+    """(*S), (*S) -> the mean ("sum", "none") of (x - target)**2."""
+    _same_shape("mse_loss", x, target)
+    return _reduce("mse_loss", square(x - target), reduction)
+
+
+def bce_with_logits(x, target, reduction="mean"):
+    """(*S) logits, (*S) targets in [0, 1] -> the mean ("sum", "none") of -target log s(x) - (1 - target) log(1 - s(x)), s the sigmoid."""
+    _same_shape("bce_with_logits", x, target)
+    return _reduce("bce_with_logits", softplus(x) - x * target, reduction)

@@ -1,0 +1,229 @@
+"""Normalisations, and dropout.
+
+Each has a fused kernel for the forward pass, one for the gradient when nobody watches, and a rule written in operations, from
+differentiable inputs alone, that is exact at every order.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from .. import random
+from ..backend import kernels_of
+from ..core import Box, cast, primitive
+from .elementwise import rsqrt
+from .reduce import axes_of, mean
+from .reduce import sum as sum_
+from .shape import reshape
+
+
+def channel_axes(ndim):
+    """The axes over which BatchNorm takes its statistics: all but 1."""
+    return (0, *range(2, ndim))
+
+
+def _check(name, x, parameters, shape, what):
+    """Shapes and dtypes of a normalisation's parameters."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name} expected a floating input, got {x.dtype}")
+    for label, p in parameters.items():
+        if p is None:
+            continue
+        if p.shape != shape:
+            raise ValueError(
+                f"{name} expected {label} of shape {shape} ({what}) for an input of shape {x.shape}, got {p.shape}"
+            )
+        # float16 inputs go with float32 parameters: statistics in half precision are not worth having
+        if p.dtype != x.dtype and not (x.dtype == "float16" and p.dtype == "float32"):
+            raise TypeError(f"{name} expected one dtype, got an input of {x.dtype} and {label} of {p.dtype}")
+
+
+def _wide(x):
+    """float16 as float32."""
+    return cast(x, dtype="float32") if x.dtype == "float16" else x
+
+
+def _rule(g, x, gamma, axes, eps, view, affine_axes):
+    """dx, dgamma, dbeta of gamma (x - mean) / sqrt(var + eps) + beta, in operations. Ioffe & Szegedy 2015, section 3.
+
+    ``axes``: of the statistics; ``view``: gamma's shape when it is multiplied; ``affine_axes``: along which gamma repeats.
+    """
+    g, x = _wide(g), _wide(x)
+    d = x - mean(x, axes, keepdims=True)
+    inv_std = rsqrt(mean(d * d, axes, keepdims=True) + eps)
+    x_hat = d * inv_std
+    h = g if gamma is None else g * reshape(gamma, view)
+    dx = inv_std * (h - mean(h, axes, keepdims=True) - x_hat * mean(h * x_hat, axes, keepdims=True))
+    if gamma is None:
+        return dx, None, None
+    return dx, reshape(sum_(g * x_hat, affine_axes), gamma.shape), reshape(sum_(g, affine_axes), gamma.shape)
+
+
+# ----- batch normalisation
+
+
+@primitive(aux=True)
+def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
+    """(N, C, *S), (C,), (C,) -> (N, C, *S), with statistics of the batch: y = gamma (x - mu) / sqrt(var + eps) + beta.
+
+    aux: the batch's mean and biased variance, (C,), in at least float32. gamma and beta may both be None. Ioffe & Szegedy 2015,
+    Algorithm 1. Raises ValueError for fewer than two values per channel.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm expected an input of shape (N, C, ...), got {x.shape}")
+    _check("batch_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2], "one value per channel")
+    if (gamma is None) != (beta is None):
+        raise ValueError("batch_norm expected both gamma and beta, or neither")
+    m = x.size // x.shape[1] if x.shape[1] else 0
+    if m < 2:
+        raise ValueError(
+            f"batch_norm expected more than 1 value per channel in training, got {m} (input of shape {x.shape}); is this a "
+            "last, partial batch? Leave it out with drop_last=True"
+        )
+    return kernels_of(x).batch_norm(x, gamma, beta, eps)
+
+
+@batch_norm.vjp
+def _(g, _y, x, gamma, _beta, *, aux, eps):
+    axes = channel_axes(len(x.shape))
+    return _rule(g, x, gamma, axes, eps, (1, -1) + (1,) * (len(x.shape) - 2), axes)
+
+
+@batch_norm.fused_vjp
+def _(g, _y, x, gamma, _beta, *, aux, eps):
+    return kernels_of(x).batch_norm_backward(g, x, gamma, *aux, eps)
+
+
+@primitive
+def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5):
+    """(N, C, *S), four times (C,) -> (N, C, *S): y = gamma (x - mean) / sqrt(var + eps) + beta, with the given statistics.
+
+    An affine map for each channel: no example depends on another. gamma and beta may be None. Ioffe & Szegedy 2015, Alg. 2.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm_inference expected an input of shape (N, C, ...), got {x.shape}")
+    parameters = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
+    _check("batch_norm_inference", x, parameters, x.shape[1:2], "one value per channel")
+    return kernels_of(x).batch_norm_inference(x, gamma, beta, mean, var, eps)
+
+
+def _column(v, x):
+    """(C,) so that it multiplies (N, C, *S)."""
+    return reshape(v, (1, -1) + (1,) * (len(x.shape) - 2))
+
+
+def _scale(gamma, var, eps):
+    return rsqrt(var + eps) if gamma is None else gamma * rsqrt(var + eps)
+
+
+batch_norm_inference.defvjp(
+    lambda g, _y, _x, gamma, _beta, _mean, var, *, eps: g * _column(_scale(gamma, var, eps), _x),
+    lambda g, _y, x, _gamma, _beta, mean, var, *, eps: (
+        sum_(g * (x - _column(mean, x)), channel_axes(len(x.shape))) * rsqrt(var + eps)
+    ),
+    lambda g, _y, _x, _gamma, _beta, _mean, _var, *, eps: sum_(g, channel_axes(len(_x.shape))),
+    lambda g, _y, _x, gamma, _beta, _mean, var, *, eps: -sum_(g, channel_axes(len(_x.shape))) * _scale(gamma, var, eps),
+    lambda g, _y, x, gamma, _beta, mean, var, *, eps: (
+        sum_(g * (x - _column(mean, x)), channel_axes(len(x.shape))) * (-0.5 * _scale(gamma, var, eps) / (var + eps))
+    ),
+)
+
+
+# ----- layer and group normalisation
+
+
+@primitive(aux=True)
+def _layer_norm(x, gamma=None, beta=None, *, axes, eps):
+    return kernels_of(x).layer_norm(x, gamma, beta, axes, eps)
+
+
+def _layer_view(shape, axes):
+    return tuple(n if i in axes else 1 for i, n in enumerate(shape))
+
+
+@_layer_norm.vjp
+def _(g, _y, x, gamma, _beta, *, aux, axes, eps):
+    others = tuple(i for i in range(len(x.shape)) if i not in axes)
+    return _rule(g, x, gamma, axes, eps, _layer_view(x.shape, axes), others)
+
+
+@_layer_norm.fused_vjp
+def _(g, _y, x, gamma, _beta, *, aux, axes, eps):
+    return kernels_of(x).layer_norm_backward(g, x, gamma, *aux, axes, eps)
+
+
+def layer_norm(x, gamma=None, beta=None, axes=-1, eps=1e-5):
+    """Normalise each example over ``axes`` (an int or a tuple); gamma and beta have the shape of x along these axes, or are None.
+
+    y = gamma (x - mean) / sqrt(var + eps) + beta. No example depends on another. Ba, Kiros & Hinton 2016.
+    """
+    axes = tuple(sorted(axes_of("layer_norm", len(x.shape), axes)))
+    shape = tuple(x.shape[a] for a in axes)
+    if not axes or prod(shape) == 0:
+        raise ValueError(f"layer_norm expected at least one element to normalise over, got an input of shape {x.shape}")
+    _check("layer_norm", x, {"gamma": gamma, "beta": beta}, shape, "that of the normalised axes")
+    if (gamma is None) != (beta is None):
+        raise ValueError("layer_norm expected both gamma and beta, or neither")
+    return _layer_norm(x, gamma, beta, axes=axes, eps=eps)[0]
+
+
+@primitive(aux=True)
+def _group_norm(x, gamma=None, beta=None, *, num_groups, eps):
+    return kernels_of(x).group_norm(x, gamma, beta, num_groups, eps)
+
+
+@_group_norm.vjp
+def _(g, _y, x, gamma, _beta, *, aux, num_groups, eps):
+    n, c, *rest = x.shape
+    grouped = (n, num_groups, c // num_groups, *rest)
+    axes = tuple(range(2, len(grouped)))
+    view = (1, num_groups, c // num_groups, *(1,) * len(rest))
+    dx, dgamma, dbeta = _rule(reshape(g, grouped), reshape(x, grouped), gamma, axes, eps, view, (0, *axes[1:]))
+    return reshape(dx, x.shape), dgamma, dbeta
+
+
+@_group_norm.fused_vjp
+def _(g, _y, x, gamma, _beta, *, aux, num_groups, eps):
+    return kernels_of(x).group_norm_backward(g, x, gamma, *aux, num_groups, eps)
+
+
+def group_norm(x, gamma=None, beta=None, num_groups=1, eps=1e-5):
+    """(N, C, *S), (C,), (C,) -> (N, C, *S): normalise each example over each of ``num_groups`` groups of channels.
+
+    gamma and beta may both be None. No example depends on another. Wu & He 2018.
+    """
+    if len(x.shape) < 2:
+        raise ValueError(f"group_norm expected an input of shape (N, C, ...), got {x.shape}")
+    if isinstance(num_groups, bool) or not hasattr(num_groups, "__index__") or num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"group_norm expected num_groups to divide the {x.shape[1]} channels, got {num_groups!r}")
+    if prod(x.shape[1:]) == 0:
+        raise ValueError(f"group_norm expected at least one element to normalise over, got an input of shape {x.shape}")
+    _check("group_norm", x, {"gamma": gamma, "beta": beta}, tuple(x.shape[1:2]), "one value per channel")
+    if (gamma is None) != (beta is None):
+        raise ValueError("group_norm expected both gamma and beta, or neither")
+    return _group_norm(x, gamma, beta, num_groups=int(num_groups), eps=eps)[0]
+
+
+# ----- dropout
+
+
+@primitive
+def _dropout(x, *, p, key):
+    return kernels_of(x).dropout(x, p, key)
+
+
+_dropout.defvjp(lambda g, _out, _x, *, p, key: _dropout(g, p=p, key=key))  # linear, and its own adjoint: no mask is kept
+
+
+def dropout(x, p=0.5, training=True):
+    """x with each element zeroed with probability p, the others divided by 1 - p; x itself when not training.
+
+    Srivastava et al. 2014. The mask is a function of one key drawn from the package's generator (``manual_seed``) and of the
+    element's position: the same on every device, whatever the dtype.
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout expected a probability p from 0 to 1, got {p!r}")
+    raw = x._data if isinstance(x, Box) else x
+    if raw.dtype.kind != "f":
+        raise TypeError(f"dropout expected a floating input, got {raw.dtype}")
+    return _dropout(x, p=float(p), key=random.draw_key()) if training and p else x

@@ -1,0 +1,143 @@
+"""Reductions over ``axis`` (an int, a tuple, or None for all), with ``keepdims``, as in NumPy."""
+
+# ruff: noqa: A001 (sum, max and min are the names that users know)
+from __future__ import annotations
+
+from math import prod
+
+from ..backend import xp_of
+from ..core import broadcast_to, primitive
+from .elementwise import cast_like, exp
+from .shape import flip, reshape
+
+
+def axes_of(name, ndim, axis):
+    """The axes as a tuple of non-negative ints; a clear error for one that is not there or comes twice."""
+    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    for a in given:
+        if isinstance(a, bool) or not hasattr(a, "__index__"):
+            raise TypeError(f"{name} expected axis to be an int, a tuple of ints or None, got {axis!r}")
+        if not -ndim <= a < ndim:
+            raise ValueError(
+                f"{name} expected an axis from {-ndim} to {ndim - 1} for an input of {ndim} dimensions, got {axis}"
+            )
+    axes = tuple(a % ndim for a in given)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{name} expected each axis once, got {axis}")
+    return axes
+
+
+def _kept(shape, axes):
+    """The shape with each reduced axis left as 1."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def _spread(g, shape, axis):
+    """The gradient of a sum: g, repeated along the axes that were reduced."""
+    axes = axes_of("sum", len(shape), axis)
+    return broadcast_to(reshape(g, _kept(shape, axes)), shape=shape)
+
+
+@primitive
+def sum(x, *, axis=None, keepdims=False):
+    """The sum over ``axis``."""
+    return x.sum(axis=axes_of("sum", x.ndim, axis), keepdims=keepdims)
+
+
+@primitive
+def mean(x, *, axis=None, keepdims=False):
+    """The mean over ``axis``; an empty one raises ValueError."""
+    axes = axes_of("mean", x.ndim, axis)
+    _not_empty("mean", x, axes)
+    return x.mean(axis=axes, keepdims=keepdims)
+
+
+@primitive
+def var(x, *, axis=None, ddof=0, keepdims=False):
+    """The variance over ``axis``: the sum of squared distances from the mean over (n - ddof). Two passes."""
+    axes = axes_of("var", x.ndim, axis)
+    n = prod(x.shape[a] for a in axes)
+    if n <= ddof:
+        raise ValueError(f"var expected more than ddof={ddof} elements along axis {axis}, got {n} (input of shape {x.shape})")
+    d = x - x.mean(axis=axes, keepdims=True)
+    return (d * d).sum(axis=axes, keepdims=keepdims) / float(n - ddof)
+
+
+@primitive
+def max(x, *, axis=None, keepdims=False):
+    """The largest element over ``axis``; equal ones share the gradient. NaN if there is one."""
+    axes = axes_of("max", x.ndim, axis)
+    _not_empty("max", x, axes)
+    return x.max(axis=axes, keepdims=keepdims)
+
+
+@primitive
+def min(x, *, axis=None, keepdims=False):
+    """The smallest element over ``axis``; equal ones share the gradient. NaN if there is one."""
+    axes = axes_of("min", x.ndim, axis)
+    _not_empty("min", x, axes)
+    return x.min(axis=axes, keepdims=keepdims)
+
+
+@primitive
+def logsumexp(x, *, axis=None, keepdims=False):
+    """log(sum(e ** x)) over ``axis``, without overflow."""
+    xp = xp_of(x)
+    axes = axes_of("logsumexp", x.ndim, axis)
+    _not_empty("logsumexp", x, axes)
+    top = x.max(axis=axes, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0.0)
+    out = top + xp.log(xp.exp(x - top).sum(axis=axes, keepdims=True))
+    return out if keepdims else out.reshape([n for i, n in enumerate(x.shape) if i not in axes])
+
+
+@primitive
+def cumsum(x, *, axis):
+    """The running sum along ``axis``."""
+    return x.cumsum(axis=axes_of("cumsum", x.ndim, axis)[0])
+
+
+@primitive
+def argmax(x, *, axis=None):
+    """The position of the largest element along ``axis``, or in the flattened array. No gradient."""
+    if axis is not None:
+        (axis,) = axes_of("argmax", x.ndim, axis)
+    return x.argmax(axis=axis)
+
+
+def _not_empty(name, x, axes):
+    if prod(x.shape[a] for a in axes) == 0:
+        raise ValueError(f"{name} expected at least one element to reduce, got an input of shape {x.shape}")
+
+
+sum.defvjp(lambda g, _out, _x, *, axis, keepdims: _spread(g, _x.shape, axis))
+cumsum.defvjp(lambda g, _out, _x, *, axis: flip(cumsum(flip(g, axis), axis), axis))
+
+
+@mean.vjp
+def _(g, _out, _x, *, axis, keepdims):
+    n = prod(_x.shape[a] for a in axes_of("mean", len(_x.shape), axis))
+    return (_spread(g / float(n), _x.shape, axis),)
+
+
+@var.vjp
+def _(g, _out, x, *, axis, ddof, keepdims):
+    axes = axes_of("var", len(x.shape), axis)
+    n = prod(x.shape[a] for a in axes)
+    return (_spread(g * (2.0 / (n - ddof)), x.shape, axis) * (x - mean(x, axis=axes, keepdims=True)),)
+
+
+def _extremum_rule(g, out, x, *, axis, keepdims):
+    axes = axes_of("max", len(x.shape), axis)
+    chosen = cast_like(g, x == reshape(out, _kept(x.shape, axes)))  # ties share
+    return (_spread(g, x.shape, axis) * (chosen / chosen.sum(axis=axes, keepdims=True)),)
+
+
+max.vjp(_extremum_rule)
+min.vjp(_extremum_rule)
+
+
+@logsumexp.vjp
+def _(g, out, x, *, axis, keepdims):
+    axes = axes_of("logsumexp", len(x.shape), axis)
+    return (_spread(g, x.shape, axis) * exp(x - reshape(out, _kept(x.shape, axes))),)

@@ -1,0 +1,301 @@
+"""Reshaping, joining, cutting, and indexing. Each rule undoes the move."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import prod
+
+from ..backend import device_of, xp_of, zeros
+from ..backend import to_device as move_array
+from ..core import AddAt, Box, broadcast_to, primitive
+
+
+def _ints(name, what, values):
+    """A tuple or separate ints as a tuple of ints."""
+    if len(values) == 1 and isinstance(values[0], (tuple, list)):
+        values = tuple(values[0])
+    for v in values:
+        if isinstance(v, bool) or not hasattr(v, "__index__"):
+            raise TypeError(f"{name} expected {what} as ints, got {values!r}")
+    return tuple(int(v) for v in values)
+
+
+def _axis(name, axis, ndim):
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"{name} expected axis to be an int, got {axis!r}")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{name} expected an axis from {-ndim} to {ndim - 1}, got {axis}")
+    return int(axis) % ndim
+
+
+# ----- reshape
+
+
+@primitive
+def _reshape(x, *, shape):
+    return x.reshape(shape)
+
+
+_reshape.defvjp(lambda g, _out, _x, *, shape: _reshape(g, shape=_x.shape))
+
+
+def reshape(x, *shape):
+    """x with another shape of as many elements: a tuple or separate ints, one of which may be -1."""
+    target = _ints("reshape", "the new shape", shape)
+    size, known = prod(x.shape), prod(n for n in target if n != -1)
+    fits = size == known if -1 not in target else known != 0 and size % known == 0 and target.count(-1) == 1
+    if not fits or any(n < -1 for n in target):
+        raise ValueError(f"reshape cannot bring shape {x.shape} ({size} elements) to {target}")
+    return _reshape(x, shape=target)
+
+
+def flatten(x, start_axis=0):
+    """x with all axes from ``start_axis`` on made one."""
+    start = _axis("flatten", start_axis, len(x.shape)) if x.shape else 0
+    return _reshape(x, shape=(*x.shape[:start], prod(x.shape[start:])))
+
+
+def squeeze(x, axis=None):
+    """x without its axes of length 1, or without those named, which must have that length."""
+    ndim = len(x.shape)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    drop = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else [_axis("squeeze", a, ndim) for a in axes]
+    for a in drop:
+        if x.shape[a] != 1:
+            raise ValueError(f"squeeze expected axis {a} to have length 1, got {x.shape[a]} (shape {x.shape})")
+    return _reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if i not in drop))
+
+
+def unsqueeze(x, axis):
+    """x with a new axis of length 1 at ``axis``."""
+    at = _axis("unsqueeze", axis, len(x.shape) + 1)
+    return _reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
+
+
+# ----- the order of axes
+
+
+@primitive
+def _transpose(x, *, axes):
+    return x.transpose(axes)
+
+
+_transpose.defvjp(lambda g, _out, _x, *, axes: _transpose(g, axes=tuple(sorted(range(len(axes)), key=axes.__getitem__))))
+
+
+def transpose(x, *axes):
+    """x with its axes in another order: a tuple or separate ints; without any, reversed."""
+    ndim = len(x.shape)
+    if not axes or axes == (None,):
+        return _transpose(x, axes=tuple(reversed(range(ndim))))
+    order = _ints("transpose", "the axes", axes)
+    if sorted(a % ndim if -ndim <= a < ndim else -1 for a in order) != list(range(ndim)):
+        raise ValueError(f"transpose expected each of the {ndim} axes once, got {order}")
+    return _transpose(x, axes=tuple(a % ndim for a in order))
+
+
+def swapaxes(x, axis1, axis2):
+    """x with two axes exchanged."""
+    ndim = len(x.shape)
+    a, b = _axis("swapaxes", axis1, ndim), _axis("swapaxes", axis2, ndim)
+    order = list(range(ndim))
+    order[a], order[b] = b, a
+    return _transpose(x, axes=tuple(order))
+
+
+def moveaxis(x, source, destination):
+    """x with one axis moved to another place, the others in their order."""
+    ndim = len(x.shape)
+    a, b = _axis("moveaxis", source, ndim), _axis("moveaxis", destination, ndim)
+    order = [i for i in range(ndim) if i != a]
+    order.insert(b, a)
+    return _transpose(x, axes=tuple(order))
+
+
+@primitive
+def _flip(x, *, axes):
+    return xp_of(x).flip(x, axes)
+
+
+_flip.defvjp(lambda g, _out, _x, *, axes: _flip(g, axes=axes))
+
+
+def flip(x, axis=None):
+    """x with the order of elements reversed along ``axis`` (an int, a tuple, or None for all)."""
+    ndim = len(x.shape)
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return _flip(x, axes=tuple(_axis("flip", a, ndim) for a in axes))
+
+
+def expand(x, *shape):
+    """x repeated along its axes of length 1, and along new ones in front, to ``shape``; -1 keeps a length."""
+    target = _ints("expand", "the new shape", shape)
+    lead = len(target) - len(x.shape)
+    full = tuple(x.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(target))
+    if lead < 0 or any(n != m and n != 1 for n, m in zip(x.shape, full[lead:], strict=True)) or min(full, default=0) < 0:
+        raise ValueError(f"expand cannot bring shape {x.shape} to {target}: only axes of length 1 and new ones in front repeat")
+    return broadcast_to(x, shape=full)
+
+
+# ----- joining and cutting
+
+
+@primitive
+def _concatenate(*xs, axis):
+    return xp_of(xs[0]).concatenate(xs, axis=axis)
+
+
+@_concatenate.vjp
+def _(g, _out, *_xs, axis):
+    ends = list(accumulate(x.shape[axis] for x in _xs))
+    lead = (slice(None),) * axis
+    return [getitem(g, (*lead, slice(end - x.shape[axis], end))) for x, end in zip(_xs, ends, strict=True)]
+
+
+def _arrays(name, arrays):
+    arrays = list(arrays) if not hasattr(arrays, "shape") else [arrays[i] for i in range(arrays.shape[0])]
+    if not arrays:
+        raise ValueError(f"{name} expected at least one array, got none")
+    for i, a in enumerate(arrays):
+        if not hasattr(a, "shape"):
+            raise TypeError(f"{name} expected Tensors or arrays, got {type(a).__name__} at position {i}")
+    return arrays
+
+
+def concatenate(arrays, axis=0):
+    """Arrays joined along an axis that they have; the other axes must agree."""
+    arrays = _arrays("concatenate", arrays)
+    at = _axis("concatenate", axis, len(arrays[0].shape))
+    rest = {(*a.shape[:at], *a.shape[at + 1 :]) if len(a.shape) > at else None for a in arrays}
+    if len(rest) > 1 or len({len(a.shape) for a in arrays}) > 1:
+        raise ValueError(
+            f"concatenate expected shapes that agree but along axis {at}, got {', '.join(str(a.shape) for a in arrays)}"
+        )
+    return _concatenate(*arrays, axis=at)
+
+
+def stack(arrays, axis=0):
+    """Arrays of one shape, joined along a new axis."""
+    arrays = _arrays("stack", arrays)
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"stack expected arrays of one shape, got {', '.join(str(a.shape) for a in arrays)}")
+    at = _axis("stack", axis, len(arrays[0].shape) + 1)
+    return _concatenate(*[unsqueeze(a, at) for a in arrays], axis=at)
+
+
+def split(x, sections_or_indices, axis=0):
+    """A list of parts of x along ``axis``: so many equal ones, or cut before each of the indices."""
+    at = _axis("split", axis, len(x.shape))
+    n = x.shape[at]
+    if hasattr(sections_or_indices, "__index__"):
+        sections = int(sections_or_indices)
+        if sections < 1 or n % sections:
+            raise ValueError(f"split expected a number of sections that divides axis {at} of length {n}, got {sections}")
+        cuts = [n // sections * i for i in range(1, sections)]
+    else:
+        cuts = list(_ints("split", "the indices", tuple(sections_or_indices)))
+    lead = (slice(None),) * at
+    return [getitem(x, (*lead, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
+
+
+@primitive
+def pad(x, *, pad_width, value=0.0):
+    """x with ``value`` around it. ``pad_width``: an int, (before, after), or one such pair for each axis."""
+    out = xp_of(x).full([n + a + b for n, (a, b) in zip(x.shape, _pairs(x, pad_width), strict=True)], value, dtype=x.dtype)
+    out[_inner(x, pad_width)] = x
+    return out
+
+
+pad.defvjp(lambda g, _out, _x, *, pad_width, value: getitem(g, _inner(_x, pad_width)))
+
+
+def _pairs(x, pad_width):
+    ndim = len(x.shape)
+    if hasattr(pad_width, "__index__"):
+        pairs = ((int(pad_width),) * 2,) * ndim
+    elif len(pad_width) == 2 and all(hasattr(w, "__index__") for w in pad_width):
+        pairs = (tuple(pad_width),) * ndim
+    else:
+        pairs = tuple(tuple(w) for w in pad_width)
+    if len(pairs) != ndim or any(len(w) != 2 or min(w) < 0 for w in pairs):
+        raise ValueError(
+            f"pad expected an int, (before, after), or {ndim} such pairs, none negative, for an input of shape {x.shape}; "
+            f"got {pad_width!r}"
+        )
+    return pairs
+
+
+def _inner(x, pad_width):
+    return tuple(slice(a, a + n) for n, (a, _b) in zip(x.shape, _pairs(x, pad_width), strict=True))
+
+
+# ----- indexing: reading at an index and adding at it are each other's rule
+
+
+@primitive
+def _getitem(x, *, index):
+    return x[index]
+
+
+@primitive
+def _put(x, *, index, shape):
+    """Zeros of ``shape`` with x added at ``index``."""
+    out = zeros(shape, x.dtype, like=x)
+    xp_of(x).add.at(out, index, x)
+    return out
+
+
+_getitem.defvjp(lambda g, _out, _x, *, index: _put(g, index=index, shape=_x.shape))
+_getitem.fused_vjp(lambda g, _out, _x, *, index: (AddAt(index, g),))
+_put.defvjp(lambda g, _out, _x, *, index, shape: _getitem(g, index=index))
+
+
+def getitem(x, index):
+    """x[index], with ints, slices, None, Ellipsis, integer arrays and boolean masks, as in NumPy.
+
+    Raises IndexError where NumPy does. (A boolean mask makes CUDA wait for its count of elements.)
+    """
+    items = index if isinstance(index, tuple) else (index,)
+    clean = tuple(_index_item(i, x) for i in items)
+    return _getitem(x, index=clean if isinstance(index, tuple) else clean[0])
+
+
+def _index_item(item, x):
+    if isinstance(item, Box):
+        item = item._data
+    if isinstance(item, list):
+        item = xp_of(x._data if isinstance(x, Box) else x).asarray(item)
+    if hasattr(item, "dtype") and item.dtype.kind not in "iub":
+        raise IndexError(f"an index expected integers or booleans, got an array of {item.dtype}")
+    if isinstance(item, float):
+        raise IndexError(f"an index expected ints, slices, None, Ellipsis or arrays, got the float {item!r}")
+    return item
+
+
+def embedding(indices, weight):
+    """Rows of a table: (...) integers, (num_embeddings, dim) -> (..., dim). Indices on the host are range-checked."""
+    raw = indices._data if isinstance(indices, Box) else indices
+    if not hasattr(raw, "dtype") or raw.dtype.kind not in "iu":
+        raise TypeError(f"embedding expected an integer array of indices, got {getattr(raw, 'dtype', type(raw).__name__)}")
+    rows = weight.shape[0]
+    if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < rows):
+        raise ValueError(f"embedding expected indices from 0 to {rows - 1}, got values from {raw.min()} to {raw.max()}")
+    return _getitem(weight, index=raw)
+
+
+# ----- devices
+
+
+@primitive
+def _to_device(x, *, device, source):
+    return move_array(x, device)
+
+
+_to_device.defvjp(lambda g, _out, _x, *, device, source: _to_device(g, device=source, source=device))
+
+
+def to_device(x, device):
+    """x copied to ``"cpu"`` or ``"cuda"``; x itself if it is there already. The gradient goes back the same way."""
+    here = device_of(x._data if isinstance(x, Box) else x)
+    there = "cuda" if device == "cuda:0" else device
+    return x if here == there else _to_device(x, device=there, source=here)

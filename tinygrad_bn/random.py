@@ -1,0 +1,40 @@
+"""One random generator for the package, on the host: the same seed gives the same numbers on every device.
+
+Initial weights and orders of data are drawn from it. Dropout draws one 64-bit key a call; its mask is a function of that key.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_generator = np.random.Generator(np.random.PCG64())
+
+
+def manual_seed(seed: int) -> None:
+    """Start the package's random numbers anew, from a non-negative int."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"manual_seed expected a non-negative int, got {seed!r}")
+    _generator.bit_generator.state = np.random.PCG64(int(seed)).state
+
+
+def get_rng_state() -> dict:
+    """Where the generator stands, as a dict that JSON can hold."""
+    return dict(_generator.bit_generator.state)
+
+
+def set_rng_state(state: dict) -> None:
+    """Put the generator where ``get_rng_state`` found it."""
+    try:
+        _generator.bit_generator.state = state
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"set_rng_state expected a dict from get_rng_state(), got {state!r}") from error
+
+
+def generator() -> np.random.Generator:
+    """The generator itself, for whoever draws on the host."""
+    return _generator
+
+
+def draw_key() -> int:
+    """A fresh 64-bit key."""
+    return int(_generator.integers(0, 2**64, dtype=np.uint64))

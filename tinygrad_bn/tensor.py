@@ -1,0 +1,374 @@
+"""class Tensor: an array with a place in the graph. Its methods are the operations; each is one line onto ``ops``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import core, ops, random
+from .backend import ARRAY_TYPES, as_array, device_of, library_for, to_device, to_numpy
+from .core import Box, LeafHooks, Wishes
+
+
+def _raw(x: Any) -> Any:
+    return x._data if isinstance(x, Box) else x
+
+
+class HookHandle:
+    """What registering a hook returns; ``remove()`` takes the hook back."""
+
+    def __init__(self, registered: list, hook: Callable):
+        self._registered, self._hook = registered, hook
+
+    def remove(self) -> None:
+        if self._hook in self._registered:
+            self._registered.remove(self._hook)
+
+
+class Tensor(Box):
+    """An n-dimensional array that remembers how it was made, so that gradients can flow back. Make one with ``tensor(data)``."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # so that `ndarray * tensor` asks Tensor.__rmul__, and the graph is never lost
+    __hash__ = Box.__hash__
+
+    # ----- what it is
+
+    @property
+    def data(self) -> Any:
+        """The raw array. Assigning one is not recorded; a graph that kept the old value will refuse to go backward."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if self.node is not None:
+            raise TypeError(f".data of a result of {self.node.name} cannot be assigned; use .detach() for a tensor of its own")
+        raw = _raw(value)
+        if type(raw) not in ARRAY_TYPES:
+            raise TypeError(f".data expected a NumPy or CuPy array, got {type(value).__name__}")
+        self._data = raw
+        self.bump_version()
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded, and gradients computed for it."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self.node is not None:
+            raise RuntimeError(f"requires_grad of a result of {self.node.name} cannot be changed; use .detach()")
+        if value and self._data.dtype.kind != "f":
+            raise TypeError(f"only floating tensors can require grad, got {self._data.dtype}")
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Set ``requires_grad``, and return this tensor."""
+        self.requires_grad = value
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made this tensor."""
+        return self.node is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._data.size
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return device_of(self._data)
+
+    def __len__(self) -> int:
+        if not self._data.ndim:
+            raise TypeError("a tensor of no dimensions has no length")
+        return self._data.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        text = np.array2string(to_numpy(self._data), separator=", ", prefix="tensor(")
+        parts = [text]
+        if str(self.dtype) not in ("float32", "int64", "bool"):
+            parts.append(f"dtype={self.dtype}")
+        if self.device != "cpu":
+            parts.append(f"device='{self.device}'")
+        if self.node is not None:
+            parts.append(f"made by {self.node.name}")
+        elif self._requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    # ----- to Python and NumPy
+
+    def item(self) -> bool | int | float:
+        """The one element as a Python number. Waits for CUDA."""
+        if self._data.size != 1:
+            raise ValueError(f"item() expected a tensor of one element, got shape {self.shape}")
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers. Waits for CUDA."""
+        return to_numpy(self._data).tolist()
+
+    def numpy(self) -> np.ndarray:
+        """The elements as a NumPy array: the same memory on the CPU, a copy from CUDA. Raises if this tensor requires grad."""
+        if self._requires_grad:
+            raise RuntimeError("a tensor that requires grad does not leave the graph silently; use .detach().numpy()")
+        return to_numpy(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.device != "cpu":
+            raise TypeError("a tensor on 'cuda' is not converted to NumPy silently; use .cpu()")
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise ValueError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous; compare elements and use .any() or .all()"
+            )
+        return bool(self._data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self._data.size == 1 else str(self)
+
+    # ----- out of the graph, to other devices and dtypes
+
+    def detach(self) -> Tensor:
+        """A tensor on the same memory that is not part of the graph."""
+        other = Tensor(self._data)
+        if self.node is None:
+            other._version = self.version_cell()  # a change of one is a change of the other
+        return other
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
+        """This tensor on a device and in a dtype: itself if it is so already, else a recorded copy."""
+        t = self
+        if device is not None:
+            library_for(device)  # raises with a sentence before anything is done
+            t = ops.to_device(t, device)
+        return t if dtype is None else t.astype(dtype)
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def cuda(self) -> Tensor:
+        return self.to("cuda")
+
+    def astype(self, dtype: Any) -> Tensor:
+        """This tensor in another dtype: itself if it has it already."""
+        return self if self.dtype == dtype else ops.cast(self, dtype=np.dtype(dtype))
+
+    def float(self) -> Tensor:
+        return self.astype("float32")
+
+    def double(self) -> Tensor:
+        return self.astype("float64")
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if self.node is not None:
+            raise RuntimeError(f"a result of {self.node.name} cannot be copied with its graph; copy .detach()")
+        other = type(self).__new__(type(self))
+        Box.__init__(other, self._data.copy(), None, self._requires_grad)
+        memo[id(self)] = other
+        if self.grad is not None:
+            other.grad = Tensor(self.grad._data.copy())
+        return other
+
+    def __reduce__(self):
+        raise TypeError("tensors are not pickled; save .numpy(), or a module's state_dict()")
+
+    # ----- gradients
+
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Add this tensor's gradient to ``.grad`` of every leaf behind it; see ``core.backward``."""
+        core.backward(self, gradient, retain_graph, create_graph)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    def register_hook(self, hook: Callable) -> HookHandle:
+        """Call ``hook(g)`` with the whole gradient of this tensor in each backward; what it returns, unless None, replaces g."""
+        self._must_require_grad("register_hook")
+        if self.node is None:
+            registered = self._leaf_hooks().on_grad
+        else:
+            registered = self._node_wishes().on_grad
+        registered.append(hook)
+        return HookHandle(registered, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable) -> HookHandle:
+        """Call ``hook(self)`` each time ``.grad`` of this leaf has got its last contribution, while backward goes on."""
+        self._must_require_grad("register_post_accumulate_grad_hook")
+        if self.node is not None:
+            raise RuntimeError("register_post_accumulate_grad_hook expects a leaf; use register_hook for a result")
+        registered = self._leaf_hooks().after_accumulate
+        registered.append(hook)
+        return HookHandle(registered, hook)
+
+    def retain_grad(self) -> None:
+        """Keep this result's gradient in ``.grad`` too (a leaf's is kept anyway)."""
+        self._must_require_grad("retain_grad")
+        if self.node is not None:
+            self._node_wishes().retained = weakref.ref(self)
+
+    def _must_require_grad(self, name: str) -> None:
+        if not self._requires_grad:
+            raise RuntimeError(f"{name} expects a tensor that requires grad")
+
+    def _leaf_hooks(self) -> LeafHooks:
+        self._hooks = self._hooks or LeafHooks()
+        return self._hooks
+
+    def _node_wishes(self) -> Wishes:
+        assert self.node is not None
+        self.node.wishes = self.node.wishes or Wishes()
+        return self.node.wishes
+
+    # ----- operators
+
+    __add__ = ops.add
+    __sub__ = ops.sub
+    __mul__ = ops.mul
+    __truediv__ = ops.div
+    __pow__ = ops.pow
+    __matmul__ = ops.matmul
+    __neg__ = ops.neg
+    __abs__ = ops.abs
+    __getitem__ = ops.getitem
+
+    def __radd__(self, other: Any) -> Tensor:
+        return ops.add(other, self)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.sub(other, self)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return ops.mul(other, self)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.div(other, self)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.pow(other, self)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self._requires_grad:
+            raise TypeError("a tensor that requires grad is not changed in place; use where(), concatenate(), or assign .data")
+        self._data[_raw(index)] = _raw(value)
+        self.bump_version()
+
+    # Comparisons give plain arrays of booleans: constants to the graph.
+
+    def __eq__(self, other: Any) -> Any:
+        return self._data == _raw(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._data != _raw(other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._data < _raw(other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._data <= _raw(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._data > _raw(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._data >= _raw(other)
+
+    # ----- operations as methods
+
+    abs, exp, log, log1p, expm1 = ops.abs, ops.exp, ops.log, ops.log1p, ops.expm1
+    sqrt, rsqrt, square, sign, erf = ops.sqrt, ops.rsqrt, ops.square, ops.sign, ops.erf
+    tanh, sigmoid, softplus, relu, leaky_relu = ops.tanh, ops.sigmoid, ops.softplus, ops.relu, ops.leaky_relu
+    elu, gelu, silu, clip, pow = ops.elu, ops.gelu, ops.silu, ops.clip, ops.pow
+    maximum, minimum = ops.maximum, ops.minimum
+    sum, mean, var, max, min = ops.sum, ops.mean, ops.var, ops.max, ops.min
+    logsumexp, cumsum, argmax = ops.logsumexp, ops.cumsum, ops.argmax
+    softmax, log_softmax = ops.softmax, ops.log_softmax
+    reshape, transpose, swapaxes, moveaxis, expand = ops.reshape, ops.transpose, ops.swapaxes, ops.moveaxis, ops.expand
+    squeeze, unsqueeze, flatten, flip, split = ops.squeeze, ops.unsqueeze, ops.flatten, ops.flip, ops.split
+    matmul = ops.matmul
+
+    @property
+    def T(self) -> Tensor:
+        """The axes reversed."""
+        return ops.transpose(self)
+
+
+core.graph.box_type = Tensor  # the one late binding
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor with a copy of ``data``: a number, nested lists of numbers, an array, or a Tensor.
+
+    Python floats become float32, ints int64, bools bool; arrays keep their dtype. ``device`` is "cpu" or "cuda"; by default an
+    array stays where it is, and other data goes to the environment's TINYGRAD_BN_DEVICE, else to the CPU.
+    """
+    raw = _raw(data)
+    if type(raw) in ARRAY_TYPES or type(raw).__module__.partition(".")[0] == "cupy":
+        array = as_array(raw)
+        array = array.astype(dtype) if dtype is not None else array.copy()  # (astype copies)
+    else:
+        try:
+            array = np.array(raw, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tensor() expected numbers in lists of equal lengths: {error}") from error
+        if dtype is None and array.dtype == np.float64 and not isinstance(raw, np.generic):
+            array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"tensor() expected numbers, got data of dtype {array.dtype}")
+    if device is not None or not hasattr(raw, "dtype"):
+        array = to_device(array, device)
+    return Tensor(array).requires_grad_(requires_grad)
+
+
+def zeros(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor of zeros."""
+    return Tensor(library_for(device).xp.zeros(_shape(shape), dtype)).requires_grad_(requires_grad)
+
+
+def ones(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor of ones."""
+    return Tensor(library_for(device).xp.ones(_shape(shape), dtype)).requires_grad_(requires_grad)
+
+
+def randn(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor of standard normal numbers, drawn on the host from the generator that ``manual_seed`` sets."""
+    drawn = random.generator().standard_normal(_shape(shape)).astype(dtype)
+    return Tensor(to_device(drawn, device)).requires_grad_(requires_grad)
+
+
+def _shape(shape: tuple) -> tuple[int, ...]:
+    return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
