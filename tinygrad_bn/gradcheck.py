@@ -14,6 +14,7 @@ import numpy as np
 from . import core
 from .backend import as_array, to_device, to_numpy, xp_of
 from .core import Box, Listener, Node, grad, listening
+from .ops import stack
 from .tensor import Tensor
 
 _STEP = 1e-4  # with Richardson's extrapolation the error is about 1e-11, of truncation and of rounding alike
@@ -131,8 +132,6 @@ def jacobian(f: Callable, args: Any, create_graph: bool = False) -> Any:
 
 
 def _stacked(rows: list[Tensor], leaf: Tensor) -> Tensor:
-    from .ops import stack
-
     return stack(rows) if rows else Tensor(xp_of(leaf._data).zeros((0, *leaf.shape), leaf.dtype))
 
 

@@ -129,7 +129,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
 
 def explain(error: Exception, name: str, arguments: list[str], values: list) -> Exception:
     """The error to raise when operation ``name`` failed on ``values``: in the user's terms, where the library's are not."""
-    devices = {}
+    devices: dict[str, str] = {}
     for argument, value in zip(arguments, values, strict=True):
         if value is None or isinstance(value, (bool, int, float, complex, np.generic)):
             continue

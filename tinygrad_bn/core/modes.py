@@ -64,8 +64,8 @@ class Listener:
     def enter_module(self, module: Any) -> None:
         """``nn.Module.__call__`` begins."""
 
-    def exit_module(self, module: Any) -> None:
-        """``nn.Module.__call__`` ends, also by an error."""
+    def exit_module(self, module: Any, out: Any) -> None:
+        """``nn.Module.__call__`` ends with this output, or by an error and with None."""
 
 
 class _Several(Listener):

@@ -6,6 +6,6 @@ from ..portable import *  # noqa: F403
 from ..portable import thin_out as _thin_out
 
 
-def dropout(x, p, key):
+def dropout(x, p, key):  # type: ignore[no-redef]
     """portable.dropout, with the numbers from NumPy's own Philox4x64-10: the same bits."""
     return _thin_out(x, p, _np.random.Philox(key=key).random_raw(x.size))

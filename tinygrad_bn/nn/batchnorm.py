@@ -1,0 +1,168 @@
+"""Batch normalisation as layers: statistics of the batch in training, running averages of them in evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..backend import device_of, xp_of
+from ..ops.norm import channel_axes
+from ..tensor import Tensor
+from . import init
+from .layers import _AffineNorm, _expect, _new, _positive
+from .module import Buffer
+
+
+class _BatchNorm(_AffineNorm):
+    """Normalise each channel of (N, C, *S) over the batch and all positions. Ioffe & Szegedy 2015.
+
+    In training, with mu_B and the biased variance var_B of the m = N * prod(S) values of the channel::
+
+        x_hat = (x - mu_B) / sqrt(var_B + eps)         y = gamma * x_hat + beta
+
+    and the buffers follow: ``running_mean = (1 - momentum) * running_mean + momentum * mu_B``, and likewise ``running_var`` with
+    the unbiased variance, var_B * m / (m - 1), as in the paper's Algorithm 2 (``variance="biased"`` takes var_B itself, as Flax
+    does). ``momentum`` weighs the new value, as in PyTorch (Keras' 0.99 is 0.01 here); None takes the average of all batches so
+    far, 1 / num_batches_tracked. They start as 0 and 1. Statistics are taken in at least float32, by two passes.
+
+    In evaluation ``y = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``: an affine map for each channel, with its own
+    gradient. With ``track_running_stats=False`` the batch's statistics serve there too.
+
+    The buffers are replaced, never changed in place, and only after a successful forward pass, also under ``no_grad``. A channel
+    whose batch statistics are not finite keeps its running values, and on the CPU a RuntimeWarning says so. gamma is ``weight``
+    (ones), beta ``bias`` (zeros); ``affine=False`` leaves both out. ``fused=False`` computes the same by primitive operations, for
+    whoever wants to see them in the graph.
+
+    Raises ValueError in training for fewer than two values per channel, and for an input of another shape than said.
+    """
+
+    _shapes: tuple[tuple[int, str], ...]
+    running_mean: Buffer | None
+    running_var: Buffer | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        variance: str = "unbiased",
+        fused: bool = True,
+    ):
+        name = type(self).__name__
+        _positive(name, num_features=num_features)
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps >= 0.0:
+            raise ValueError(f"{name} expected eps to be a number of at least 0, got {eps!r}")
+        if momentum is not None and (
+            isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1
+        ):
+            raise ValueError(f"{name} expected momentum from 0 to 1, or None for the average of all batches, got {momentum!r}")
+        if variance not in ("unbiased", "biased"):
+            raise ValueError(f"{name} expected variance to be 'unbiased' or 'biased', got {variance!r}")
+        self.num_features, self.eps, self.momentum = num_features, float(eps), momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.variance, self.fused = variance, fused
+        self._setup((num_features,), affine)
+        self.reset_running_stats()
+
+    def reset_running_stats(self) -> None:
+        """Put the running statistics back to mean 0, variance 1, and no batches."""
+        like = getattr(self, "running_mean", None)
+        like = _new(self.num_features) if like is None else like
+        xp, dtype = xp_of(like._data), like.dtype
+        self.running_mean = Buffer(xp.zeros(self.num_features, dtype)) if self.track_running_stats else None
+        self.running_var = Buffer(xp.ones(self.num_features, dtype)) if self.track_running_stats else None
+        self.num_batches_tracked = 0
+
+    def reset_parameters(self) -> None:
+        """Put gamma back to 1, beta to 0, and the running statistics to their start."""
+        self.reset_running_stats()
+        if self.weight is not None and self.bias is not None:
+            init.ones_(self.weight)
+            init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = type(self).__name__
+        ok = any(len(x.shape) == n for n, _ in self._shapes) and x.shape[1] == self.num_features
+        _expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
+        y, statistics = self._fused(x) if self.fused else self._composed(x)
+        if self.training and self.track_running_stats:
+            self._track(x, *statistics)
+        return y
+
+    def _fused(self, x: Tensor) -> tuple[Tensor, tuple[Any, Any]]:
+        """One node, one kernel."""
+        return ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def _composed(self, x: Tensor) -> tuple[Tensor, tuple[Any, Any]]:
+        """The same formula as a graph of primitive operations."""
+        if x.size // self.num_features < 2:
+            return self._fused(x)  # which raises
+        axes = channel_axes(len(x.shape))
+        view = (1, -1) + (1,) * (len(x.shape) - 2)
+        mean = x.mean(axes, keepdims=True)
+        centred = x - mean
+        var = (centred * centred).mean(axes, keepdims=True)
+        y = centred / (var + self.eps).sqrt()
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight.reshape(view) + self.bias.reshape(view)
+        return y, (mean.data.reshape(-1), var.data.reshape(-1))
+
+    def _track(self, x: Tensor, mean: Any, var: Any) -> None:
+        """Let the running statistics follow. Everything is made before anything is replaced."""
+        assert self.running_mean is not None and self.running_var is not None
+        xp = xp_of(mean)
+        m = x.size // self.num_features
+        if self.variance == "unbiased":
+            var = var * (m / (m - 1))
+        weight = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else float(self.momentum)
+        finite = xp.isfinite(mean) & xp.isfinite(var)
+        if device_of(mean) == "cpu" and not finite.all():
+            bad = np.flatnonzero(~finite)
+            warnings.warn(
+                f"{type(self).__name__}: the batch statistics of channel(s) {bad.tolist()} are not finite; "
+                "their running statistics stay as they were",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        new = []
+        for old, batch in ((self.running_mean._data, mean), (self.running_var._data, var)):
+            value = xp.where(finite, (1.0 - weight) * old + weight * batch, old)
+            new.append(Buffer(value.astype(old.dtype, copy=False)))
+        self.running_mean, self.running_var = new
+        self.num_batches_tracked += 1
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {"num_batches_tracked": np.array(self.num_batches_tracked, np.int64)} if self.track_running_stats else {}
+
+    def _load_extra_state(self, state: dict[str, np.ndarray]) -> None:
+        self.num_batches_tracked = int(state["num_batches_tracked"])
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    _shapes = ((2, "(N, C)"), (3, "(N, C, L)"))
+
+
+class BatchNorm2d(_BatchNorm):
+    _shapes = ((4, "(N, C, H, W)"),)
+
+
+class BatchNorm3d(_BatchNorm):
+    _shapes = ((5, "(N, C, D, H, W)"),)
+
+
+for _layer in (BatchNorm1d, BatchNorm2d, BatchNorm3d):
+    _layer.__doc__ = f"Batch normalisation of {' or '.join(s for _, s in _layer._shapes)}.\n\n" + (_BatchNorm.__doc__ or "")
