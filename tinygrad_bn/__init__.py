@@ -1,10 +1,11 @@
-"""tinygrad_bn: a small tensor engine with reverse-mode automatic differentiation over NumPy or CuPy, and BatchNorm on its graph."""
+"""tinygrad_bn: a small tensor engine with automatic differentiation over NumPy or CuPy, and BatchNorm on its graph."""
 
 from . import cuda as cuda
 from . import datasets as datasets
 from . import models as models
 from . import nn as nn
 from . import ops as ops
+from . import optim as optim
 from .core import enable_grad, grad, is_grad_enabled, no_grad, primitive, set_grad_enabled
 from .gradcheck import NonSmoothPoint, check_grads, detect_anomaly, hvp, jacobian
 from .ops import *  # noqa: F403
@@ -14,7 +15,7 @@ from .tensor import Tensor, ones, randn, tensor, zeros
 
 __all__ = [
     *_operations,
-    "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "enable_grad", "get_rng_state", "grad", "hvp",
-    "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad", "ones", "ops", "primitive", "randn", "set_grad_enabled",
-    "set_rng_state", "tensor", "zeros",
+    "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "enable_grad", "get_rng_state", "grad",
+    "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn",
+    "set_grad_enabled", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip

@@ -27,11 +27,12 @@ class NonSmoothPoint(ValueError):
 def check_grads(f: Callable, args: Any, order: int = 2, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0) -> None:
     """Compare the derivatives of ``f(*args)`` up to ``order`` with finite differences, in float64.
 
-    ``args`` is a Tensor or array, or a sequence of them, float64; ``f`` returns a Tensor or a tuple of them. One random direction
-    through all arguments, and one random weighting of all outputs, is compared at each order (drawn from ``seed``), which is
-    enough: a wrong derivative agrees along a random direction with probability zero. Order k + 1 checks the gradient, recorded
-    with create_graph, as a function of the arguments and of the weights. Raises AssertionError with both numbers where they
-    differ by more than ``atol + rtol * |number|``, and NonSmoothPoint where the one-sided slopes differ: move the point.
+    ``args`` is a Tensor or array, or a sequence of them, float64; ``f`` returns a Tensor or a tuple of them. At each order one
+    random direction through all arguments, and one random weighting of all outputs, drawn from ``seed``, is compared, which
+    is enough: a wrong derivative agrees along a random direction with probability zero. Order k + 1 checks the gradient,
+    recorded with create_graph, as a function of the arguments and of the weights. Raises AssertionError with both numbers
+    where they differ by more than ``atol + rtol * |number|``, and NonSmoothPoint where the one-sided slopes differ: move the
+    point then.
     """
     points = [args] if isinstance(args, Box) or hasattr(args, "dtype") else list(args)
     raw = [a._data if isinstance(a, Box) else a for a in points]
@@ -74,8 +75,8 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
         noise + abs(forward) + abs(back)
     ):
         raise NonSmoothPoint(
-            f"the function is not smooth near this point at order {level}: along the direction checked its slope is {back2:.6g} on "
-            f"one side and {forward2:.6g} on the other; move the arguments away from kinks"
+            f"the function is not smooth near this point at order {level}: along a random direction its slope is {back2:.6g} "
+            f"on one side and {forward2:.6g} on the other; move the arguments away from kinks"
         )
     if not abs(analytic - numeric) <= atol + rtol * abs(numeric):
         raise AssertionError(
@@ -111,7 +112,7 @@ def _leaf(x: Any) -> Tensor:
 
 
 def jacobian(f: Callable, args: Any, create_graph: bool = False) -> Any:
-    """All derivatives of ``f(*args)``: a Tensor of shape ``output.shape + arg.shape``, or a tuple of them for a sequence of args.
+    """All derivatives of ``f(*args)``: a Tensor of shape ``output.shape + arg.shape``, or a tuple of them for several args.
 
     One backward walk for each element of the output; with create_graph the result can itself be differentiated.
     """

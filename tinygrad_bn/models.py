@@ -7,6 +7,7 @@ The same seed gives the same initial weights whatever the norm, since normalisat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import gcd
 
 from . import nn
@@ -101,7 +102,7 @@ def cnn(
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut that is the identity: subsampled, and padded with zero channels, where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut: the identity, subsampled and padded with zero channels where shapes change."""
 
     def __init__(self, before: int, width: int, stride: int, norm: str | None):
         self.conv1 = _he(nn.Conv2d(before, width, 3, stride, 1, bias=norm is None))
@@ -119,23 +120,13 @@ class _Block(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """(N, in_channels, H, W) -> (N, classes). He et al. 2016, section 4.2: n = 3, 16, 32 and 64 channels, shortcuts of option A."""
+    """(N, in_channels, H, W) -> (N, classes). He et al. 2016, section 4.2: n = 3, 16 to 64 channels, shortcuts of option A."""
 
     def __init__(self, norm: str | None = "batch", in_channels: int = 1, classes: int = 10):
         self.conv = _he(nn.Conv2d(in_channels, 16, 3, 1, 1, bias=norm is None))
         self.norm = normalisation(norm, 16, True)
-        widths = [
-            (16, 16, 1),
-            (16, 16, 1),
-            (16, 16, 1),
-            (16, 32, 2),
-            (32, 32, 1),
-            (32, 32, 1),
-            (32, 64, 2),
-            (64, 64, 1),
-            (64, 64, 1),
-        ]
-        self.blocks = nn.Sequential(*(_Block(a, b, stride, norm) for a, b, stride in widths))
+        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]  # of the first convolution, then of each block
+        self.blocks = nn.Sequential(*(_Block(a, b, b // a, norm) for a, b in pairwise(widths)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = _he(nn.Linear(64, classes))
 

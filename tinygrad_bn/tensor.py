@@ -29,7 +29,7 @@ class HookHandle:
 
 
 class Tensor(Box):
-    """An n-dimensional array that remembers how it was made, so that gradients can flow back. Make one with ``tensor(data)``."""
+    """An n-dimensional array that remembers how it was made, so that gradients flow back. Make one with ``tensor(data)``."""
 
     __slots__ = ()
     __array_ufunc__ = None  # so that `ndarray * tensor` asks Tensor.__rmul__, and the graph is never lost
@@ -181,8 +181,11 @@ class Tensor(Box):
         return self.to("cuda")
 
     def astype(self, dtype: Any) -> Tensor:
-        """This tensor in another dtype: itself if it has it already."""
-        return self if self.dtype == dtype else ops.cast(self, dtype=np.dtype(dtype))
+        """This tensor in another dtype: itself if it has it already. Integers and booleans leave the graph."""
+        wanted = np.dtype(dtype)
+        if self.dtype == wanted:
+            return self
+        return ops.cast(self, dtype=wanted) if wanted.kind == "f" else Tensor(self._data.astype(wanted))
 
     def float(self) -> Tensor:
         return self.astype("float32")
@@ -214,7 +217,7 @@ class Tensor(Box):
         self.grad = None
 
     def register_hook(self, hook: Callable) -> HookHandle:
-        """Call ``hook(g)`` with the whole gradient of this tensor in each backward; what it returns, unless None, replaces g."""
+        """Call ``hook(g)`` with the whole gradient of this tensor in each backward; what it returns, if not None, is g then."""
         self._must_require_grad("register_hook")
         if self.node is None:
             registered = self._leaf_hooks().on_grad
@@ -333,8 +336,8 @@ core.graph.box_type = Tensor  # the one late binding
 def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor with a copy of ``data``: a number, nested lists of numbers, an array, or a Tensor.
 
-    Python floats become float32, ints int64, bools bool; arrays keep their dtype. ``device`` is "cpu" or "cuda"; by default an
-    array stays where it is, and other data goes to the environment's TINYGRAD_BN_DEVICE, else to the CPU.
+    Python floats become float32, ints int64, bools bool; arrays keep their dtype. ``device`` is "cpu" or "cuda"; by default
+    Tensors and CuPy arrays stay where they are, and other data goes to the environment's TINYGRAD_BN_DEVICE, else to the CPU.
     """
     raw = _raw(data)
     if type(raw) in ARRAY_TYPES or type(raw).__module__.partition(".")[0] == "cupy":
@@ -349,7 +352,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
             array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor() expected numbers, got data of dtype {array.dtype}")
-    if device is not None or not hasattr(raw, "dtype"):
+    if device is not None or not (isinstance(data, Box) or device_of(array) == "cuda"):
         array = to_device(array, device)
     return Tensor(array).requires_grad_(requires_grad)
 

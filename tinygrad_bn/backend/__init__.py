@@ -1,6 +1,6 @@
 """The arrays' libraries and kernels: NumPy on the CPU, CuPy on CUDA.
 
-``portable.py`` has every kernel in plain array code; ``cpu/`` and ``cuda/`` have the same names, faster where that was worth it.
+``portable.py`` has every kernel in plain array code; ``cpu/`` and ``cuda/`` have the same names, some of them faster.
 """
 
 import numpy as _np

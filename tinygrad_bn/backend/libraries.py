@@ -88,7 +88,7 @@ def cuda_is_available() -> bool:
 
 
 def library_for(device: str | None) -> Library:
-    """The library of a device by name: ``"cpu"``, ``"cuda"``, or None for the environment's ``TINYGRAD_BN_DEVICE``, else cpu."""
+    """The library of a device: ``"cpu"``, ``"cuda"``, or None for the environment's ``TINYGRAD_BN_DEVICE``, else cpu."""
     name = os.environ.get("TINYGRAD_BN_DEVICE", "cpu") if device is None else device
     if name == "cpu":
         return _libraries[np.ndarray]
@@ -127,8 +127,8 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
     return xp_of(like).zeros(shape, dtype)
 
 
-def explain(error: Exception, name: str, arguments: list[str], values: list) -> Exception:
-    """The error to raise when operation ``name`` failed on ``values``: in the user's terms, where the library's are not."""
+def explain(error: Exception, name: str, arguments: list[str], values: list) -> Exception | None:
+    """An error that says in the user's terms why operation ``name`` failed on ``values``, or None if ``error`` does."""
     devices: dict[str, str] = {}
     for argument, value in zip(arguments, values, strict=True):
         if value is None or isinstance(value, (bool, int, float, complex, np.generic)):
@@ -143,4 +143,4 @@ def explain(error: Exception, name: str, arguments: list[str], values: list) -> 
     if "broadcast" in str(error) and "expected" not in str(error):
         shapes = " and ".join(str(v.shape) for v in values if hasattr(v, "shape"))
         return ValueError(f"{name} expected shapes that broadcast together, got {shapes}")
-    return error
+    return None

@@ -114,15 +114,14 @@ def max_pool2d(x, kernel, stride, padding):
     xp = _xp(x)
     counts = _windows(x.shape, kernel, stride, padding)
     x = _padded(x, padding, -float("inf"))
-    y = place = None
-    for number, (_, _, at) in enumerate(_offsets(kernel, counts, stride)):
-        if y is None:
-            y = x[at].copy()
-            place = xp.zeros(y.shape, "uint8" if prod(kernel) <= 256 else "int32")
-        else:
-            better = (x[at] > y) | (xp.isnan(x[at]) & ~xp.isnan(y))
-            xp.copyto(y, x[at], where=better)
-            xp.copyto(place, number, where=better)
+    windows = [x[at] for _, _, at in _offsets(kernel, counts, stride)]
+    y = windows[0].copy()
+    for w in windows[1:]:
+        xp.maximum(y, w, out=y)
+    place = xp.zeros(y.shape, "uint8" if len(windows) <= 256 else "int32")
+    for number in reversed(range(1, len(windows))):
+        xp.copyto(place, number, where=windows[number] == y)
+    xp.copyto(place, 0, where=windows[0] == y)  # the first of equals is written last
     return y, place
 
 
@@ -199,7 +198,8 @@ def _centred(x, mean):
 def _normalize(x, axes, eps):
     """x_hat, mean and biased variance over ``axes`` (kept): the two-pass algorithm, with the mean corrected by a second look.
 
-    The correction makes a constant input exactly zero, where the rounded mean of large numbers is off. Chan, Golub & LeVeque 1983.
+    The correction makes a constant input exactly zero where the rounded mean of large numbers is off. Chan, Golub and
+    LeVeque 1983.
     """
     x = _wide(x)
     mean = _mean(x, axes)

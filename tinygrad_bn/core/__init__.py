@@ -13,5 +13,6 @@ from .walk import backward, broadcast_to, cast, grad, sum_to
 
 __all__ = [
     "Absent", "AddAt", "Box", "LeafHooks", "Listener", "Node", "Primitive", "Wishes", "backward", "broadcast_to", "cast",
-    "enable_grad", "grad", "graph", "is_grad_enabled", "listening", "modes", "no_grad", "primitive", "set_grad_enabled", "sum_to",
+    "enable_grad", "grad", "graph", "is_grad_enabled", "listening", "modes", "no_grad", "primitive", "set_grad_enabled",
+    "sum_to",
 ]  # fmt: skip

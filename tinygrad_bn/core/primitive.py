@@ -99,7 +99,7 @@ class Primitive:
         self.plans.clear()
 
     def plan(self, needs: int, count: int) -> tuple[bool, tuple[int, ...]]:
-        """Whether some rule that will run wants the output, and which inputs none wants, if those of ``needs`` want gradients."""
+        """Whether a rule that will run wants the output, and which inputs none wants, if those of ``needs`` want gradients."""
         rules = [r for r in (self.joint, self.fused) if r is not None]
         if self.joint is None:
             rules += [r for i, r in enumerate(self.rules) if r is not None and needs >> i & 1]
@@ -169,7 +169,10 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
         try:
             out = function(*raw, **options) if options else function(*raw)
         except (TypeError, ValueError) as error:
-            raise explain(error, name, me.argument_names(len(raw)), raw) from error
+            better = explain(error, name, me.argument_names(len(raw)), raw)
+            if better is None:
+                raise
+            raise better from error
         extra = None
         if has_aux:
             out, extra = out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from sys import getrefcount
 from typing import Any
 
 from ..backend import ARRAY_TYPES, as_array, device_of, xp_of, zeros
@@ -93,17 +94,29 @@ def _boxed_inputs(node: Node) -> list:
     return boxed
 
 
+def _references() -> int:
+    """What getrefcount says of an array that only the table of gradients, and the variable it was just read into, hold."""
+    table = {None: object()}
+    before = table.get(None)
+    return getrefcount(before)
+
+
+_ALONE = _references()  # (not the same number in every version of Python)
+
+
 class _Walk:
-    """One run backwards: a table of gradients, keyed by Node or leaf, each popped when used."""
+    """One run backwards: a table of gradients, keyed by Node or leaf, each popped when used.
+
+    Contributions are added in place if nobody else holds the array: not another key of the table (``add`` gives one gradient to
+    both its inputs), not a node or a view, not the user's hook. The reference count knows them all.
+    """
 
     def __init__(self, record: bool):
         self.record = record
         self.table: dict[Any, Any] = {}
-        self.shared: set = set()  # keys whose gradient may be somebody else's memory, so is never written into
 
-    def add(self, key: Any, c: Any, shape: tuple[int, ...], dtype: Any, foreign: bool) -> None:
+    def add(self, key: Any, c: Any, shape: tuple[int, ...], dtype: Any) -> None:
         """Add the contribution ``c``, brought to ``shape`` and ``dtype``, to the gradient of ``key``."""
-        table = self.table
         if type(c) is AddAt:
             self._add_at(key, c, shape, dtype)
             return
@@ -111,30 +124,18 @@ class _Walk:
             c = graph.box_type(c)
         if c.shape != shape:
             c = sum_to(c, shape=shape)
-            foreign = False
         if c.dtype is not dtype and c.dtype != dtype:
             c = cast(c, dtype=dtype)
-            foreign = False
-        before = table.get(key)
-        if before is None:
-            table[key] = c
-            if foreign or (not self.record and c.base is not None):
-                self.shared.add(key)
-        elif self.record or key in self.shared:
-            table[key] = before + c
-            self.shared.discard(key)
-        else:
-            before += c  # this walk made it, so it may change it
-            table[key] = before  # (NumPy's 0-d results are scalars, and are not changed in place)
+        before = self.table.get(key)
+        self.table[key] = c if before is None else before + c
 
     def _add_at(self, key: Any, c: AddAt, shape: tuple[int, ...], dtype: Any) -> None:
         value = c.value if c.value.dtype == dtype else c.value.astype(dtype)
         total = self.table.get(key)
         if total is None:
             total = zeros(shape, dtype, like=value)
-        elif key in self.shared:
+        elif total.base is not None or getrefcount(total) > _ALONE:
             total = total.copy()
-            self.shared.discard(key)
         total = self.table[key] = as_array(total)
         if _selects_once(c.index):
             total[c.index] += value
@@ -142,11 +143,12 @@ class _Walk:
             xp_of(total).add.at(total, c.index, value)
 
     def take(self, key: Any) -> Any:
-        """The gradient of ``key``, as memory that is nobody else's, or None."""
-        g = self.table.pop(key, None)
-        if g is not None and not self.record:
-            g = as_array(g.copy() if key in self.shared else g)
-        return g
+        """The gradient of ``key``, as memory that is nobody else's."""
+        g = self.table[key]
+        if not self.record and (g.base is not None or getrefcount(g) > _ALONE):
+            g = g.copy()
+        del self.table[key]
+        return g if self.record else as_array(g)
 
     def through_hooks(self, node: Node, g: Any) -> Any:
         """The gradient of ``node`` after the user's hooks, which may replace it; kept for retain_grad()."""
@@ -206,7 +208,7 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
     no way; without, all rules run, and every leaf gets its ``.grad``.
     """
     walk = _Walk(record)
-    add, table, shared, plain = walk.add, walk.table, walk.shared, not record
+    add, table, hooks = walk.add, walk.table, modes.hooks
     order = _reachable([t.node for t in outputs if t.node is not None])
     useful: set | None = None
     edges: dict[Any, int] | None = None
@@ -222,7 +224,7 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
     for t, seed in zip(outputs, seeds, strict=True):
         key = t if t.node is None else t.node
         if useful is None or key in useful:
-            add(key, seed, t._data.shape, t._data.dtype, True)
+            add(key, seed, t._data.shape, t._data.dtype)
 
     while order:
         node = order.pop()
@@ -232,46 +234,45 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
         if g is not None:
             if node.wishes is not None:
                 g = walk.through_hooks(node, g)
-            if node in found:
-                found[node] = g if record else as_array(g.copy())
-            if modes.hooks is not None:
-                modes.hooks.before_rule(node, g)
+            if targets is not None and node in found:
+                found[node] = g
+            if hooks is not None:
+                hooks.before_rule(node, g)
             me = node.primitive
             inputs: Any = _boxed_inputs(node) if record else node.inputs
             out = graph.box_type(node.out, node, True) if record and node.out is not None else node.out
             options = {**node.options, "aux": node.aux} if me.has_aux else node.options
             joint = me.joint if record or me.fused is None else me.fused
             together = None if joint is None else joint(g, out, *inputs, **options)
-            for i, parent in enumerate(node.parents):
+            i = -1
+            for parent in node.parents:
+                i += 1
                 if parent is None or (useful is not None and parent not in useful):
                     continue
-                if together is None:
+                if together is not None:
+                    c = together[i]
+                else:
                     rule = me.rules[i]
                     if rule is None:
                         continue
                     c = rule(g, out, *inputs, **options) if options else rule(g, out, *inputs)
-                    foreign = c is g
-                else:
-                    c = together[i]
-                    foreign = c is g or sum(c is other for other in together) > 1
                 if c is None:
                     continue
-                if modes.hooks is not None:
-                    modes.hooks.contribution(node, parent, c)
+                if hooks is not None:
+                    hooks.contribution(node, parent, c)
                 dtype = parent.dtype if type(parent) is Node else parent._data.dtype
-                if plain and type(c) is not AddAt and c.dtype is dtype and c.shape == inputs[i].shape:
-                    # What add() does, without a call, in the case that is nearly every case.
-                    before = table.get(parent)
-                    if before is None:
-                        table[parent] = c
-                        if foreign or c.base is not None:
-                            shared.add(parent)
-                        continue
-                    if parent not in shared:
-                        before += c
-                        table[parent] = before
-                        continue
-                add(parent, c, inputs[i].shape, dtype, foreign)
+                if record or type(c) is AddAt or c.dtype is not dtype or c.shape != inputs[i].shape:
+                    add(parent, c, inputs[i].shape, dtype)
+                    continue
+                # What add() does, without a call, in the case that is nearly every case; and in place where it can be.
+                before = table.get(parent)
+                if before is None:
+                    table[parent] = c
+                elif before.base is None and getrefcount(before) == _ALONE:
+                    before += c
+                    table[parent] = before  # (NumPy's 0-d results are scalars, and are not changed in place)
+                else:
+                    table[parent] = before + c
         if edges is not None:
             for parent in node.parents:
                 if parent in edges:
@@ -281,14 +282,17 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
         if not retain:
             node.free()
 
-    if targets is not None:
-        found.update({key: walk.take(key) for key in found if key in table})
-    else:
+    g = c = before = together = None  # so that take() counts no references of this function
+    if targets is None:
         for leaf in list(table):
             walk.deliver(leaf)
-    if modes.hooks is not None:
-        modes.hooks.backward_end()
-    return [found[key] for key in targets or ()]
+    else:
+        table.update({key: value for key, value in found.items() if value is not None})  # results, beside leaves
+        found.clear()
+    if hooks is not None:
+        hooks.backward_end()
+    taken = {key: walk.take(key) for key in dict.fromkeys(targets or ()) if key in table}
+    return [taken.get(key) for key in targets or ()]
 
 
 def _edges_to_leaves(order: list[Node]) -> dict[Any, int] | None:
@@ -314,7 +318,8 @@ def _seed(t: Any, given: Any, what: str) -> Any:
     if given is None:
         if t._data.size != 1:
             raise ValueError(
-                f"{what} of a tensor of shape {t._data.shape} needs a gradient of that shape; without one it expects a single element"
+                f"{what} of a tensor of shape {t._data.shape} needs a gradient of that shape; without one it expects a "
+                "single element"
             )
         return xp_of(t._data).ones_like(t._data)
     raw = given._data if isinstance(given, Box) else given

@@ -23,18 +23,18 @@ class _BatchNorm(_AffineNorm):
 
         x_hat = (x - mu_B) / sqrt(var_B + eps)         y = gamma * x_hat + beta
 
-    and the buffers follow: ``running_mean = (1 - momentum) * running_mean + momentum * mu_B``, and likewise ``running_var`` with
-    the unbiased variance, var_B * m / (m - 1), as in the paper's Algorithm 2 (``variance="biased"`` takes var_B itself, as Flax
-    does). ``momentum`` weighs the new value, as in PyTorch (Keras' 0.99 is 0.01 here); None takes the average of all batches so
-    far, 1 / num_batches_tracked. They start as 0 and 1. Statistics are taken in at least float32, by two passes.
+    and the buffers follow: ``running_mean = (1 - momentum) * running_mean + momentum * mu_B``, and likewise ``running_var``
+    with the unbiased variance, var_B * m / (m - 1), as in the paper's Algorithm 2 (``variance="biased"`` takes var_B itself,
+    as Flax does). ``momentum`` weighs the new value, as in PyTorch (Keras' 0.99 is 0.01 here); None takes the average of all
+    batches so far, 1 / num_batches_tracked. They start as 0 and 1. Statistics are taken in at least float32, by two passes.
 
-    In evaluation ``y = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``: an affine map for each channel, with its own
-    gradient. With ``track_running_stats=False`` the batch's statistics serve there too.
+    In evaluation ``y = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``: an affine map for each channel, with its
+    own gradient. With ``track_running_stats=False`` the batch's statistics serve there too.
 
-    The buffers are replaced, never changed in place, and only after a successful forward pass, also under ``no_grad``. A channel
-    whose batch statistics are not finite keeps its running values, and on the CPU a RuntimeWarning says so. gamma is ``weight``
-    (ones), beta ``bias`` (zeros); ``affine=False`` leaves both out. ``fused=False`` computes the same by primitive operations, for
-    whoever wants to see them in the graph.
+    The buffers are replaced, never changed in place, and only after a successful forward pass, also under ``no_grad``. A
+    channel whose batch statistics are not finite keeps its running values, and on the CPU a RuntimeWarning says so. gamma is
+    ``weight`` (ones), beta ``bias`` (zeros); ``affine=False`` leaves both out. ``fused=False`` computes the same by primitive
+    operations, for whoever wants to see them in the graph.
 
     Raises ValueError in training for fewer than two values per channel, and for an input of another shape than said.
     """
@@ -105,6 +105,7 @@ class _BatchNorm(_AffineNorm):
         """The same formula as a graph of primitive operations."""
         if x.size // self.num_features < 2:
             return self._fused(x)  # which raises
+        x = x if isinstance(x, Tensor) else Tensor(x)
         axes = channel_axes(len(x.shape))
         view = (1, -1) + (1,) * (len(x.shape) - 2)
         mean = x.mean(axes, keepdims=True)

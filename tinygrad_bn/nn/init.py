@@ -96,7 +96,7 @@ def xavier_uniform_(t: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def default_(weight: Tensor, bias: Any, fan_in: int) -> None:
-    """What the layers here begin with, as PyTorch's do: both uniform between -b and b, b = 1 / sqrt(fan_in). LeCun et al. 1998."""
+    """What the layers begin with, as PyTorch's do: both uniform between -b and b, b = 1 / sqrt(fan_in). LeCun et al. 1998."""
     bound = 1.0 / math.sqrt(fan_in) if fan_in else 0.0
     uniform_(weight, -bound, bound)
     if bias is not None:

@@ -136,7 +136,7 @@ class Conv1d(_Conv):
 
 
 class ConvTranspose2d(_Conv):
-    """(N, in_channels, H, W) -> (N, out_channels, H', W'): see ``ops.conv_transpose2d``. W has shape (in, out / groups, kh, kw)."""
+    """(N, in_channels, H, W) -> (N, out_channels, H', W'): see ``ops.conv_transpose2d``. W: (in, out / groups, kh, kw)."""
 
     def __init__(
         self,

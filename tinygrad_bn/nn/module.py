@@ -183,7 +183,7 @@ class Module:
         """Take over what ``_extra_state`` gave."""
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot of all parameters and buffers: a dict from path to array (copies, where the tensors live), with PyTorch's keys."""
+        """A snapshot of all parameters and buffers: a dict from PyTorch's keys to arrays (copies, where the tensors live)."""
         state: dict[str, Any] = {}
         for path, module in _all_paths(self):
             prefix = f"{path}." if path else ""
@@ -195,8 +195,8 @@ class Module:
     def load_state_dict(self, state: Any, strict: bool = True) -> Keys:
         """Take over parameters and buffers from a dict from path to array, Tensor or PyTorch tensor.
 
-        Values are cast to the dtype, and copied to the device, that the tensors here have. Raises ValueError that lists missing,
-        unexpected and misshapen keys, before anything is changed; with ``strict=False`` the first two are returned instead.
+        Values are cast to the dtype, and copied to the device, that the tensors here have. Raises ValueError that lists
+        missing, unexpected and misshapen keys, before anything is changed; with ``strict=False`` the first two are returned.
         """
         if not hasattr(state, "keys"):
             raise TypeError(f"load_state_dict expected a dict from names to arrays, got {type(state).__name__}")

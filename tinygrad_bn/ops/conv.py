@@ -1,7 +1,7 @@
 """Convolution, and its two gradients: three bilinear operations whose rules name only each other.
 
-With y = conv2d(x, w), the gradients are ``_conv2d_input(g, w)`` and ``_conv2d_weight(g, x)``; each of the three is linear in both
-of its arguments, so these six rules give every order of differentiation.
+With y = conv2d(x, w), the gradients are ``_conv2d_input(g, w)`` and ``_conv2d_weight(g, x)``; each of the three is linear in
+both of its arguments, so these six rules give every order of differentiation.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
             f"groups={groups}, got {x.shape}"
         )
     if w.shape[0] % groups:
-        raise ValueError(f"conv2d expected a number of filters that groups={groups} divides, got a weight of shape {w.shape}")
+        raise ValueError(f"conv2d expected groups={groups} to divide the number of filters, got a weight of shape {w.shape}")
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d expected a bias of shape {w.shape[:1]}, got {b.shape}")
     out = [window_count(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
     if min(out) < 1:
         raise ValueError(
-            f"conv2d expected an input at least as large as its kernel, got {x.shape[2:]} with padding {padding} for a kernel of "
-            f"{w.shape[2:]} with dilation {dilation}"
+            f"conv2d expected an input at least as large as its kernel, got {x.shape[2:]} with padding {padding} for a kernel "
+            f"of {w.shape[2:]} with dilation {dilation}"
         )
     return _conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups)
 

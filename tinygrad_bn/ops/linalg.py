@@ -76,7 +76,7 @@ def einsum(subscripts, *operands):
 
 @primitive
 def _einsum(*xs, inputs, output):
-    return xp_of(xs[0]).einsum(f"{','.join(inputs)}->{output}", *xs)
+    return xp_of(xs[0]).einsum(f"{','.join(inputs)}->{output}", *xs, optimize=len(xs) > 1)  # (then by BLAS where it can be)
 
 
 @_einsum.vjp
@@ -84,7 +84,7 @@ def _(g, _out, *xs, inputs, output):
     grads = []
     for i, (letters, x) in enumerate(zip(inputs, xs, strict=True)):
         others = [(inputs[j], xs[j]) for j in range(len(xs)) if j != i]
-        # A letter that stands twice in this operand stands for a diagonal: name the second one anew, and tie the two by an identity.
+        # A letter that stands twice in this operand means its diagonal: rename the second, and tie the two by an identity.
         unique, ties = "", []
         spare = (c for c in string.ascii_letters if c not in "".join(inputs) + output)
         for letter, n in zip(letters, x.shape, strict=True):

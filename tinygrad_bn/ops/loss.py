@@ -83,7 +83,8 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
         raise ValueError(f"cross_entropy expected label_smoothing from 0 to 1, got {label_smoothing!r}")
     if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
         raise ValueError(
-            f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from {raw.min()} to {raw.max()}"
+            f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
+            f"{raw.min()} to {raw.max()}"
         )
     return _reduce("cross_entropy", _cross_entropy(x, raw, label_smoothing=float(label_smoothing)), reduction)
 
@@ -100,6 +101,6 @@ def mse_loss(x, target, reduction="mean"):
 
 
 def bce_with_logits(x, target, reduction="mean"):
-    """(*S) logits, (*S) targets in [0, 1] -> the mean ("sum", "none") of -target log s(x) - (1 - target) log(1 - s(x)), s the sigmoid."""
+    """(*S) logits, (*S) targets in [0, 1] -> the mean ("sum", "none") of -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid."""
     _same_shape("bce_with_logits", x, target)
     return _reduce("bce_with_logits", softplus(x) - x * target, reduction)

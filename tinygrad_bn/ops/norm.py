@@ -66,8 +66,8 @@ def _rule(g, x, gamma, axes, eps, view, affine_axes):
 def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
     """(N, C, *S), (C,), (C,) -> (N, C, *S), with statistics of the batch: y = gamma (x - mu) / sqrt(var + eps) + beta.
 
-    aux: the batch's mean and biased variance, (C,), in at least float32. gamma and beta may both be None. Ioffe & Szegedy 2015,
-    Algorithm 1. Raises ValueError for fewer than two values per channel.
+    aux: the batch's mean and biased variance, (C,), in at least float32. gamma and beta may both be None. Ioffe & Szegedy
+    2015, Algorithm 1. Raises ValueError for fewer than two values per channel.
     """
     if x.ndim < 2:
         raise ValueError(f"batch_norm expected an input of shape (N, C, ...), got {x.shape}")
@@ -153,7 +153,7 @@ def _(g, _y, x, gamma, _beta, *, aux, axes, eps):
 
 
 def layer_norm(x, gamma=None, beta=None, axes=-1, eps=1e-5):
-    """Normalise each example over ``axes`` (an int or a tuple); gamma and beta have the shape of x along these axes, or are None.
+    """Normalise each example over ``axes`` (an int or a tuple); gamma and beta have the shape of x along them, or are None.
 
     y = gamma (x - mean) / sqrt(var + eps) + beta. No example depends on another. Ba, Kiros & Hinton 2016.
     """

@@ -8,7 +8,7 @@ from math import prod
 from ..backend import xp_of
 from ..core import broadcast_to, primitive
 from .elementwise import cast_like, exp
-from .shape import flip, reshape
+from .shape import flip, one_axis, reshape
 
 
 def axes_of(name, ndim, axis):
@@ -94,15 +94,13 @@ def logsumexp(x, *, axis=None, keepdims=False):
 @primitive
 def cumsum(x, *, axis):
     """The running sum along ``axis``."""
-    return x.cumsum(axis=axes_of("cumsum", x.ndim, axis)[0])
+    return x.cumsum(axis=one_axis("cumsum", axis, x.ndim))
 
 
 @primitive
 def argmax(x, *, axis=None):
     """The position of the largest element along ``axis``, or in the flattened array. No gradient."""
-    if axis is not None:
-        (axis,) = axes_of("argmax", x.ndim, axis)
-    return x.argmax(axis=axis)
+    return x.argmax(axis=None if axis is None else one_axis("argmax", axis, x.ndim))
 
 
 def _not_empty(name, x, axes):

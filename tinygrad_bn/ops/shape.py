@@ -20,7 +20,8 @@ def _ints(name, what, values):
     return tuple(int(v) for v in values)
 
 
-def _axis(name, axis, ndim):
+def one_axis(name, axis, ndim):
+    """One axis as a non-negative int."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"{name} expected axis to be an int, got {axis!r}")
     if not -ndim <= axis < ndim:
@@ -51,7 +52,7 @@ def reshape(x, *shape):
 
 def flatten(x, start_axis=0):
     """x with all axes from ``start_axis`` on made one."""
-    start = _axis("flatten", start_axis, len(x.shape)) if x.shape else 0
+    start = one_axis("flatten", start_axis, len(x.shape)) if x.shape else 0
     return _reshape(x, shape=(*x.shape[:start], prod(x.shape[start:])))
 
 
@@ -59,7 +60,7 @@ def squeeze(x, axis=None):
     """x without its axes of length 1, or without those named, which must have that length."""
     ndim = len(x.shape)
     axes = axis if isinstance(axis, tuple) else (axis,)
-    drop = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else [_axis("squeeze", a, ndim) for a in axes]
+    drop = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else [one_axis("squeeze", a, ndim) for a in axes]
     for a in drop:
         if x.shape[a] != 1:
             raise ValueError(f"squeeze expected axis {a} to have length 1, got {x.shape[a]} (shape {x.shape})")
@@ -68,7 +69,7 @@ def squeeze(x, axis=None):
 
 def unsqueeze(x, axis):
     """x with a new axis of length 1 at ``axis``."""
-    at = _axis("unsqueeze", axis, len(x.shape) + 1)
+    at = one_axis("unsqueeze", axis, len(x.shape) + 1)
     return _reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
@@ -97,7 +98,7 @@ def transpose(x, *axes):
 def swapaxes(x, axis1, axis2):
     """x with two axes exchanged."""
     ndim = len(x.shape)
-    a, b = _axis("swapaxes", axis1, ndim), _axis("swapaxes", axis2, ndim)
+    a, b = one_axis("swapaxes", axis1, ndim), one_axis("swapaxes", axis2, ndim)
     order = list(range(ndim))
     order[a], order[b] = b, a
     return _transpose(x, axes=tuple(order))
@@ -106,7 +107,7 @@ def swapaxes(x, axis1, axis2):
 def moveaxis(x, source, destination):
     """x with one axis moved to another place, the others in their order."""
     ndim = len(x.shape)
-    a, b = _axis("moveaxis", source, ndim), _axis("moveaxis", destination, ndim)
+    a, b = one_axis("moveaxis", source, ndim), one_axis("moveaxis", destination, ndim)
     order = [i for i in range(ndim) if i != a]
     order.insert(b, a)
     return _transpose(x, axes=tuple(order))
@@ -124,7 +125,7 @@ def flip(x, axis=None):
     """x with the order of elements reversed along ``axis`` (an int, a tuple, or None for all)."""
     ndim = len(x.shape)
     axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return _flip(x, axes=tuple(_axis("flip", a, ndim) for a in axes))
+    return _flip(x, axes=tuple(one_axis("flip", a, ndim) for a in axes))
 
 
 def expand(x, *shape):
@@ -165,7 +166,7 @@ def _arrays(name, arrays):
 def concatenate(arrays, axis=0):
     """Arrays joined along an axis that they have; the other axes must agree."""
     arrays = _arrays("concatenate", arrays)
-    at = _axis("concatenate", axis, len(arrays[0].shape))
+    at = one_axis("concatenate", axis, len(arrays[0].shape))
     rest = {(*a.shape[:at], *a.shape[at + 1 :]) if len(a.shape) > at else None for a in arrays}
     if len(rest) > 1 or len({len(a.shape) for a in arrays}) > 1:
         raise ValueError(
@@ -179,13 +180,13 @@ def stack(arrays, axis=0):
     arrays = _arrays("stack", arrays)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack expected arrays of one shape, got {', '.join(str(a.shape) for a in arrays)}")
-    at = _axis("stack", axis, len(arrays[0].shape) + 1)
+    at = one_axis("stack", axis, len(arrays[0].shape) + 1)
     return _concatenate(*[unsqueeze(a, at) for a in arrays], axis=at)
 
 
 def split(x, sections_or_indices, axis=0):
     """A list of parts of x along ``axis``: so many equal ones, or cut before each of the indices."""
-    at = _axis("split", axis, len(x.shape))
+    at = one_axis("split", axis, len(x.shape))
     n = x.shape[at]
     if hasattr(sections_or_indices, "__index__"):
         sections = int(sections_or_indices)
