@@ -16,6 +16,6 @@ from .tensor import Tensor, ones, randn, tensor, zeros
 __all__ = [
     *_operations,
     "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "enable_grad", "get_rng_state", "grad",
-    "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn",
-    "set_grad_enabled", "set_rng_state", "tensor", "zeros",
+    "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive",
+    "randn", "set_grad_enabled", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip

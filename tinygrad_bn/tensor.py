@@ -47,6 +47,8 @@ class Tensor(Box):
         if self.node is not None:
             raise TypeError(f".data of a result of {self.node.name} cannot be assigned; use .detach() for a tensor of its own")
         raw = _raw(value)
+        if isinstance(raw, np.generic):  # NumPy makes a scalar of 0-d arithmetic
+            raw = as_array(raw)
         if type(raw) not in ARRAY_TYPES:
             raise TypeError(f".data expected a NumPy or CuPy array, got {type(value).__name__}")
         self._data = raw

@@ -22,7 +22,7 @@ def conv2d(x, w, stride, padding, dilation, groups):
     rows = w.reshape(groups, o // groups, -1)  # gok
     y = xp.empty((n, groups, o // groups, oh * ow), x.dtype)
     for part in _parts(n, w.shape[1] * groups * prod(kernel) * oh * ow):
-        xp.matmul(rows, _patches(x[part], kernel, stride, padding, dilation, groups), out=y[part])  # gok,ngkl->ngol
+        xp.matmul(rows, _patches(x[part], kernel, (oh, ow), stride, padding, dilation, groups), out=y[part])  # gok,ngkl->ngol
     return y.reshape(n, o, oh, ow)
 
 
@@ -48,7 +48,7 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     g = g.reshape(n, groups, o // groups, oh * ow)
     w = xp.zeros((groups, o // groups, prod(shape[1:])), g.dtype)
     for part in _parts(n, shape[1] * groups * prod(kernel) * oh * ow):
-        patches = _patches(x[part], kernel, stride, padding, dilation, groups)
+        patches = _patches(x[part], kernel, (oh, ow), stride, padding, dilation, groups)
         w += xp.matmul(g[part], patches.transpose(0, 1, 3, 2)).sum(axis=0)  # ngol,nglk->ngok
     return w.reshape(shape)
 
@@ -85,10 +85,9 @@ def _padded(x, padding, value=0.0):
     return out
 
 
-def _patches(x, kernel, stride, padding, dilation, groups):
-    """(n, C, H, W) -> (n, G, C/G * kh * kw, H' * W'): the input under each window, by kh * kw strided copies."""
+def _patches(x, kernel, counts, stride, padding, dilation, groups):
+    """(n, C, H, W) -> (n, G, C/G * kh * kw, H' * W'): the input under each of ``counts`` windows, by kh * kw strided copies."""
     n, c = x.shape[:2]
-    counts = _windows(x.shape, kernel, stride, padding, dilation)
     out = _xp(x).empty((n, c, *kernel, *counts), x.dtype)
     x = _padded(x, padding)
     for i, j, at in _offsets(kernel, counts, stride, dilation):

@@ -71,7 +71,11 @@ def _reachable(roots: Iterable[Node]) -> list[Node]:
 def _check_unchanged(node: Node) -> None:
     """Raise if a leaf whose value the node kept was changed in place since."""
     leaves = [(i, p.version_cell()) for i, p in enumerate(node.parents) if isinstance(p, Box)] + (node.constants or [])
+    needs = sum(1 << i for i, p in enumerate(node.parents) if p is not None)
+    _, unneeded = node.primitive.plan(needs, len(node.parents))  # kept all the same while somebody listens
     for argument, cell in leaves:
+        if argument in unneeded:
+            continue
         value = node.inputs[argument] if node.inputs is not None else None
         if cell[0] > node.number and value is not None and type(value) is not Absent:
             raise RuntimeError(
@@ -142,13 +146,21 @@ class _Walk:
         else:
             xp_of(total).add.at(total, c.index, value)
 
-    def take(self, key: Any) -> Any:
-        """The gradient of ``key``, as memory that is nobody else's."""
+    def take(self, key: Any) -> Box:
+        """The gradient of ``key``, after the hooks of a leaf, as a Tensor on memory that is nobody else's."""
         g = self.table[key]
-        if not self.record and (g.base is not None or getrefcount(g) > _ALONE):
-            g = g.copy()
+        if self.record:
+            g = cast(g, dtype=g._data.dtype)  # a recorded copy
+        elif g.base is not None or getrefcount(g) > _ALONE:
+            g = graph.box_type(g.copy())
+        else:
+            g = graph.box_type(as_array(g))
         del self.table[key]
-        return g if self.record else as_array(g)
+        if type(key) is not Node and key._hooks is not None and key._hooks.on_grad:
+            for hook in key._hooks.on_grad:
+                g = _replaced(g, hook(g))
+            g = cast(g, dtype=g._data.dtype)  # the hook may have kept the one that it saw
+        return g
 
     def through_hooks(self, node: Node, g: Any) -> Any:
         """The gradient of ``node`` after the user's hooks, which may replace it; kept for retain_grad()."""
@@ -165,18 +177,12 @@ class _Walk:
     def deliver(self, leaf: Box) -> None:
         """Give a leaf its gradient of this walk: added to ``.grad``, then told to who asked to hear."""
         g = self.take(leaf)
-        if not self.record:
-            g = graph.box_type(g)
-        if leaf._hooks is not None:
-            for hook in leaf._hooks.on_grad:
-                g = _replaced(g, hook(g))
         if leaf.grad is None:
             leaf.grad = g
         elif self.record or leaf.grad.node is not None:
             leaf.grad = leaf.grad + g  # type: ignore[operator]
         else:
-            leaf.grad._data += g._data
-            leaf.grad.bump_version()
+            leaf.grad = graph.box_type(as_array(leaf.grad._data + g._data))  # a new one: the user may hold the old
         if modes.hooks is not None:
             modes.hooks.leaf_ready(leaf, g._data)
         if leaf._hooks is not None:
@@ -210,13 +216,15 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
     walk = _Walk(record)
     add, table, hooks = walk.add, walk.table, modes.hooks
     order = _reachable([t.node for t in outputs if t.node is not None])
-    useful: set | None = None
+    useful: set | None = None  # what a gradient is wanted for
+    on_the_way: set[Node] = set()  # the nodes whose rules lead to a target
     edges: dict[Any, int] | None = None
     if targets is not None:
         useful = set(targets)
         for node in order:
             if not useful.isdisjoint(node.parents):
                 useful.add(node)
+                on_the_way.add(node)
     else:
         edges = _edges_to_leaves(order)
     found: dict[Any, Any] = dict.fromkeys(targets or ())
@@ -234,8 +242,11 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
         if g is not None:
             if node.wishes is not None:
                 g = walk.through_hooks(node, g)
-            if targets is not None and node in found:
-                found[node] = g
+            if useful is not None:
+                if node in found:
+                    found[node] = g
+                if node not in on_the_way:
+                    continue
             if hooks is not None:
                 hooks.before_rule(node, g)
             me = node.primitive
@@ -365,7 +376,8 @@ def grad(
     """
     outs = [outputs] if isinstance(outputs, Box) else list(outputs)
     ins = [inputs] if isinstance(inputs, Box) else list(inputs)
-    given = [grad_outputs] if grad_outputs is None or isinstance(grad_outputs, Box) else list(grad_outputs)
+    one = grad_outputs is None or isinstance(grad_outputs, Box) or type(grad_outputs) in ARRAY_TYPES
+    given = [grad_outputs] if one else list(grad_outputs)
     if grad_outputs is None:
         given = given * len(outs)
     if len(given) != len(outs):
@@ -385,4 +397,4 @@ def grad(
                 f"grad(): the outputs do not depend on input {position}, of shape {ins[position]._data.shape}; "
                 "pass allow_unused=True to get None for it"
             )
-    return tuple(g if g is None or isinstance(g, Box) else graph.box_type(g) for g in found)
+    return tuple(found)

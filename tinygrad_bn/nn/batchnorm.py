@@ -9,7 +9,6 @@ import numpy as np
 
 from .. import ops
 from ..backend import device_of, xp_of
-from ..ops.norm import channel_axes
 from ..tensor import Tensor
 from . import init
 from .layers import _AffineNorm, _expect, _new, _positive
@@ -92,29 +91,11 @@ class _BatchNorm(_AffineNorm):
         _expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
-        y, statistics = self._fused(x) if self.fused else self._composed(x)
+        batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
+        y, statistics = batch_norm(x, self.weight, self.bias, eps=self.eps)
         if self.training and self.track_running_stats:
             self._track(x, *statistics)
         return y
-
-    def _fused(self, x: Tensor) -> tuple[Tensor, tuple[Any, Any]]:
-        """One node, one kernel."""
-        return ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
-
-    def _composed(self, x: Tensor) -> tuple[Tensor, tuple[Any, Any]]:
-        """The same formula as a graph of primitive operations."""
-        if x.size // self.num_features < 2:
-            return self._fused(x)  # which raises
-        x = x if isinstance(x, Tensor) else Tensor(x)
-        axes = channel_axes(len(x.shape))
-        view = (1, -1) + (1,) * (len(x.shape) - 2)
-        mean = x.mean(axes, keepdims=True)
-        centred = x - mean
-        var = (centred * centred).mean(axes, keepdims=True)
-        y = centred / (var + self.eps).sqrt()
-        if self.weight is not None and self.bias is not None:
-            y = y * self.weight.reshape(view) + self.bias.reshape(view)
-        return y, (mean.data.reshape(-1), var.data.reshape(-1))
 
     def _track(self, x: Tensor, mean: Any, var: Any) -> None:
         """Let the running statistics follow. Everything is made before anything is replaced."""

@@ -49,7 +49,7 @@ from .elementwise import (
 )
 from .linalg import einsum, linear, matmul
 from .loss import bce_with_logits, cross_entropy, log_softmax, mse_loss, softmax
-from .norm import batch_norm, batch_norm_inference, dropout, group_norm, layer_norm
+from .norm import batch_norm, batch_norm_composed, batch_norm_inference, dropout, group_norm, layer_norm
 from .pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .reduce import argmax, cumsum, logsumexp, max, mean, min, sum, var
 from .shape import (
@@ -72,7 +72,8 @@ from .shape import (
 )
 
 __all__ = [
-    "abs", "adaptive_avg_pool2d", "add", "argmax", "avg_pool2d", "batch_norm", "batch_norm_inference", "bce_with_logits",
+    "abs", "adaptive_avg_pool2d", "add", "argmax", "avg_pool2d", "batch_norm", "batch_norm_composed",
+    "batch_norm_inference", "bce_with_logits",
     "broadcast_to", "cast", "clip", "concatenate", "conv1d", "conv2d", "conv_transpose2d", "cross_entropy", "cumsum", "div",
     "dropout", "einsum", "elu", "embedding", "erf", "exp", "expand", "expm1", "flatten", "flip", "gelu", "getitem",
     "group_norm", "layer_norm", "leaky_relu", "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max",

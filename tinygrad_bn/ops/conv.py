@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..backend import kernels_of
 from ..core import primitive
 from .reduce import sum as sum_
-from .shape import squeeze, unsqueeze
+from .shape import getitem, squeeze, unsqueeze
 
 
 def pair(name, what, value, least):
@@ -49,13 +49,18 @@ _conv2d.defvjp(
     lambda g, _out, _x, _w, _b, **how: sum_(g, (0, 2, 3)),
 )
 _conv2d_input.defvjp(  # here g has the shape of x
-    lambda g, _out, _g, w, *, shape, **how: _conv2d(g, w, **how),
+    lambda g, _out, _g, w, *, shape, **how: _crop(_conv2d(g, w, **how), _g.shape),
     lambda g, _out, y, _w, *, shape, **how: _conv2d_weight(y, g, shape=_w.shape, **how),
 )
 _conv2d_weight.defvjp(  # here g has the shape of w
-    lambda g, _out, _g, x, *, shape, **how: _conv2d(x, g, **how),
+    lambda g, _out, _g, x, *, shape, **how: _crop(_conv2d(x, g, **how), _g.shape),
     lambda g, _out, y, _x, *, shape, **how: _conv2d_input(y, g, shape=_x.shape, **how),
 )
+
+
+def _crop(y, shape):
+    """y without the windows that ``shape`` has no room for: a transposed convolution may leave some out (output_padding)."""
+    return y if y.shape == shape else getitem(y, tuple(slice(n) for n in shape))
 
 
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):

@@ -97,8 +97,9 @@ def _(g, _out, *xs, inputs, output):
         present = [c for c in unique if any(c in t for t, _ in terms)]
         d = _einsum(*[t for _, t in terms], inputs=tuple(t for t, _ in terms), output="".join(present))
         # A letter that only this operand has was summed over: its gradient is the same everywhere along it.
-        d = reshape(d, tuple(n if c in present else 1 for c, n in zip(unique, x.shape, strict=True)))
-        grads.append(expand(d, x.shape))
+        sizes = dict(zip(present, d.shape, strict=True))
+        d = reshape(d, tuple(sizes.get(c, 1) for c in unique))
+        grads.append(expand(d, tuple(sizes.get(c, n) for c, n in zip(unique, x.shape, strict=True))))
     return grads
 
 

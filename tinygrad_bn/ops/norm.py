@@ -11,7 +11,7 @@ from math import prod
 from .. import random
 from ..backend import kernels_of
 from ..core import Box, cast, primitive
-from .elementwise import rsqrt
+from .elementwise import rsqrt, sqrt
 from .reduce import axes_of, mean
 from .reduce import sum as sum_
 from .shape import reshape
@@ -69,6 +69,11 @@ def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
     aux: the batch's mean and biased variance, (C,), in at least float32. gamma and beta may both be None. Ioffe & Szegedy
     2015, Algorithm 1. Raises ValueError for fewer than two values per channel.
     """
+    _check_batch(x, gamma, beta)
+    return kernels_of(x).batch_norm(x, gamma, beta, eps)
+
+
+def _check_batch(x, gamma, beta):
     if x.ndim < 2:
         raise ValueError(f"batch_norm expected an input of shape (N, C, ...), got {x.shape}")
     _check("batch_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2], "one value per channel")
@@ -80,7 +85,6 @@ def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
             f"batch_norm expected more than 1 value per channel in training, got {m} (input of shape {x.shape}); is this a "
             "last, partial batch? Leave it out with drop_last=True"
         )
-    return kernels_of(x).batch_norm(x, gamma, beta, eps)
 
 
 @batch_norm.vjp
@@ -92,6 +96,21 @@ def _(g, _y, x, gamma, _beta, *, aux, eps):
 @batch_norm.fused_vjp
 def _(g, _y, x, gamma, _beta, *, aux, eps):
     return kernels_of(x).batch_norm_backward(g, x, gamma, *aux, eps)
+
+
+def batch_norm_composed(x, gamma=None, beta=None, eps=1e-5):
+    """What batch_norm computes, as a graph of primitive operations: to be looked at, and to hold the fused one against."""
+    _check_batch(x, gamma, beta)
+    dtype, x = x.dtype, _wide(x)
+    axes = channel_axes(len(x.shape))
+    mu = mean(x, axes, keepdims=True)
+    centred = x - mu
+    var = mean(centred * centred, axes, keepdims=True)
+    y = centred / sqrt(var + eps)
+    if gamma is not None:
+        y = y * _column(gamma, x) + _column(beta, x)
+    statistics = tuple((v._data if isinstance(v, Box) else v).reshape(-1) for v in (mu, var))
+    return (y if y.dtype == dtype else cast(y, dtype=dtype)), statistics
 
 
 @primitive
