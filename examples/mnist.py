@@ -1,0 +1,299 @@
+"""BatchNorm lets the learning rate rise: MNIST, the same network with and without BatchNorm, over a grid of learning rates.
+
+    python examples/mnist.py                 # under two minutes on two cores
+    python examples/mnist.py --model mlp     # the sigmoid network of Ioffe & Szegedy 2015
+    python examples/mnist.py --quick         # does it run at all? about ten seconds
+
+Both arms start from the same weights and see the same batches, seed for seed. A learning rate counts as one that trains if
+every seed reaches TRAINS; a run that diverges counts as failed. Table, sentence and picture come from mnist_report.py.
+
+How much BatchNorm gains depends on what the classifier stands on. In the network here every layer but the last is normalised,
+also the 64 features under the classifier. Where the classifier stands on wide features that no BatchNorm normalised (in a
+trial: conv-pool-conv-pool-Linear(784-10)) the same experiment gives a factor of only about 3: the classifier then sets the
+limit, in both arms.
+
+It depends also on the pixels. They are standardised here, as usual: mean 0 and variance 1 over the training images. The network
+with BatchNorm hardly cares, since its first BatchNorm undoes any scale. The plain one does: on pixels as they come, from 0 to 1
+and a tenth as large in mean square, it trains up to 0.316 instead of 0.1, and the gain is a factor of 3 to 10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+import tinygrad_bn as tg
+
+TRAINS = 0.90  # a network that trains has at least this test accuracy, in every seed; fixed before any run
+GRID = [10 ** (-2 + k / 2) for k in range(8)]  # half decades, 0.01 to 31.6
+ARMS = {"plain": None, "batchnorm": "batch"}  # the arms, and what each passes as ``norm``
+MODELS = {"cnn": tg.models.cnn, "mlp": tg.models.mlp}
+TEST_BATCH = 200
+
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Settings(NamedTuple):
+    """What defines the experiment, and where it runs."""
+
+    model: str
+    data: str
+    device: str
+    lrs: list[float]
+    seeds: list[int]
+    epochs: int
+    batch_size: int
+    workers: int
+    quick: bool
+
+
+class Task(NamedTuple):
+    """One network to train."""
+
+    arm: str
+    lr: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}, learning rate {self.lr:.3g}, seed {self.seed}"
+
+
+# ----- one run
+
+
+Data = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def load(settings: Settings) -> Data:
+    """(images, labels) to train on, and to test on; for a smoke test, the first few. Pixels are standardised."""
+    (x, y), (x_test, y_test) = tg.datasets.mnist(settings.data)
+    if settings.quick:
+        x, y, x_test, y_test = x[:2048], y[:2048], x_test[:500], y_test[:500]
+    mean, std = x.mean(), x.std()
+    return ((x - mean) / std, y), ((x_test - mean) / std, y_test)
+
+
+def train(task: Task, settings: Settings, data: Data, stop: Any = None) -> dict[str, Any] | None:
+    """Train one network and test it: the run as it stands in results.json; None if ``stop`` was set meanwhile."""
+    (x, y), test = data
+    start = time.perf_counter()
+    tg.manual_seed(task.seed)  # the same seed: the same initial weights in both arms ...
+    batches = tg.datasets.batches(x, y, settings.batch_size, shuffle=True, drop_last=True, seed=task.seed)  # ... and batches
+    network = MODELS[settings.model](norm=ARMS[task.arm]).to(settings.device)
+    optimizer = tg.optim.SGD(network.parameters(), lr=task.lr)
+    losses: list[float] = []
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a network that diverges overflows; its loss tells
+        for images, labels in chain.from_iterable(repeat(batches, settings.epochs)):
+            if stop is not None and stop.is_set():
+                return None
+            logits = network(tg.tensor(images, device=settings.device))
+            loss = tg.cross_entropy(logits, tg.tensor(labels, device=settings.device))
+            losses.append(float(loss.item()))
+            if not math.isfinite(losses[-1]):
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        accuracy = evaluate(network, *test, settings.device) if math.isfinite(losses[-1]) else None
+    return {
+        **task._asdict(),
+        "test_accuracy": accuracy,
+        "diverged": accuracy is None,
+        "steps": len(losses),
+        "seconds": round(time.perf_counter() - start, 3),
+        "losses": [float(f"{loss:.6g}") if math.isfinite(loss) else None for loss in losses],
+    }
+
+
+def evaluate(network: tg.nn.Module, x: np.ndarray, y: np.ndarray, device: str) -> float | None:
+    """The share of images whose largest logit is their label; None if a logit is not finite."""
+    network.eval()
+    right = 0
+    with tg.no_grad():
+        for images, labels in tg.datasets.batches(x, y, TEST_BATCH):
+            logits = network(tg.tensor(images, device=device)).cpu().numpy()
+            if not np.isfinite(logits).all():
+                return None
+            right += int((logits.argmax(1) == labels).sum())
+    return right / len(y)
+
+
+# ----- all runs, in worker processes
+
+_worker: dict[str, Any] = {}  # what a worker process keeps from run to run
+
+
+def start_worker(settings: Settings, stop: Any) -> None:
+    """Load the data once, keep to one BLAS thread, and end with the parent, however that ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _worker.update(settings=settings, stop=stop, limits=threadpool_limits(1), data=load(settings))
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def run_in_worker(task: Task) -> dict[str, Any] | None:
+    return train(task, _worker["settings"], _worker["data"], _worker["stop"])
+
+
+@contextmanager
+def interrupts(handler: Any):
+    """SIGINT (Ctrl-C) and SIGTERM are handled so in this block."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def ignore_interrupts() -> None:
+    """For what takes a second and should not be torn."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    ignore_interrupts()  # once is enough
+    raise KeyboardInterrupt
+
+
+def run_all(tasks: list[Task], settings: Settings) -> tuple[list[dict[str, Any]], bool]:
+    """The finished runs, and whether somebody interrupted. An error in a run ends all runs and is raised here."""
+    from tqdm import tqdm
+
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # for the workers: their NumPy is not yet imported
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(settings.workers, context, start_worker, (settings, stop))
+    finished: list[dict[str, Any]] = []
+    try:
+        with interrupts(signal.SIG_IGN):  # the workers are born deaf to Ctrl-C, which a terminal sends to them too
+            waiting: dict[Future, Task] = {pool.submit(run_in_worker, task): task for task in tasks}
+        with tqdm(total=len(tasks), unit="run", dynamic_ncols=True) as bar:
+            bar.set_description(str(tasks[0]))
+            for future in as_completed(list(waiting)):
+                finished.append(future.result())
+                del waiting[future]
+                if waiting:
+                    bar.set_description(str(next(iter(waiting.values()))), refresh=False)  # tasks start in this order
+                bar.update()
+        return finished, False
+    except KeyboardInterrupt:
+        return finished, True
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+# ----- the command
+
+
+def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
+    """The settings and the folder for the results. Whatever can be refused is refused here, before any work."""
+    p = argparse.ArgumentParser(
+        description="Train MNIST with and without BatchNorm over a grid of learning rates, and show how far each arm goes."
+    )
+    p.add_argument("--model", choices=MODELS, default="cnn", help="cnn (default), or mlp: 784-100-100-100-10 with sigmoids")
+    p.add_argument(
+        "--data", default="embedded", help="embedded (10,000 images, default), full (60,000; a download), or a folder"
+    )
+    device = os.environ.get("TINYGRAD_BN_DEVICE", "cpu")
+    p.add_argument("--device", default=device, help="cpu or cuda (default: $TINYGRAD_BN_DEVICE, or cpu)")
+    p.add_argument("--lrs", nargs="+", type=_positive(float), metavar="LR", help="learning rates (default: 0.01 to 31.6)")
+    p.add_argument("--seeds", type=_positive(int), metavar="N", help="how many seeds: 0 to N - 1 (default: 3)")
+    p.add_argument("--epochs", type=_positive(int), default=1, metavar="N", help="passes over the data (default: 1)")
+    p.add_argument("--batch-size", type=_positive(int), default=64, metavar="N", help="images a step (default: 64)")
+    p.add_argument("--workers", type=_positive(int), metavar="N", help="processes (default: the usable cores)")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: results/mnist)")
+    p.add_argument("--quick", action="store_true", help="a smoke test, no finding: 3 learning rates, 1 seed, 2,048 images")
+    a = p.parse_args(argv)
+    for library in ("matplotlib", "tqdm"):
+        if find_spec(library) is None:
+            p.error(f"{library} is not installed: pip install 'tinygrad_bn[examples]'")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
+    seeds = list(range(a.seeds or (1 if a.quick else 3)))
+    workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
+    settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
+    try:
+        tg.zeros(1, device=a.device)
+    except (RuntimeError, ValueError) as error:
+        p.error(f"argument --device: {error}")
+    try:
+        (x, _), _ = load(settings)  # here first: "full" downloads once, not once a worker
+    except (ValueError, OSError, ImportError) as error:
+        p.error(f"argument --data: {error}")
+    if x.shape[1:] != (1, 28, 28):
+        p.error(f"argument --data: expected images of 28 x 28, got {x.shape[2]} x {x.shape[3]}")
+    if not 2 <= a.batch_size <= len(x):
+        p.error(f"argument --batch-size: expected 2 (BatchNorm needs two) to {len(x)} (the images), got {a.batch_size}")
+    out = a.out or Path("results", "mnist_quick" if a.quick else "mnist")  # a smoke test must not replace a finding
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        p.error(f"argument --out: cannot write into {out}: {error.strerror}")
+    return settings, out
+
+
+def _positive(kind: type):
+    def positive(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not (value > 0 and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"expected a positive {'number' if kind is float else 'integer'}, got {text!r}")
+        return value
+
+    return positive
+
+
+def main(argv: list[str] | None = None) -> int:
+    import mnist_report as report  # not at the top: the workers import this file, and write no report
+
+    settings, out = parse(argv)
+    # Seed by seed, so that an interrupted experiment has covered the grid.
+    tasks = [Task(arm, lr, seed) for seed in settings.seeds for lr in settings.lrs for arm in ARMS]
+    described = {**settings._asdict(), "optimizer": "SGD without momentum", "trains": TRAINS, "runs": len(tasks)}
+    print(report.introduction(described), flush=True)
+    with interrupts(_interrupt):
+        start = time.perf_counter()
+        runs, interrupted = run_all(tasks, settings)
+        ignore_interrupts()
+        if runs:
+            results = report.summarise(described, runs, time.perf_counter() - start)
+            written = report.write(results, out), report.draw(results, out)
+            print(f"\n{report.table(results)}\n\n{report.sentence(results)}\n")
+            print(f"Written in {results['seconds']:.0f} s: {', '.join(map(str, written))}")
+        else:
+            print("Interrupted before the first run was finished: nothing is saved.")
+    return 130 if interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
