@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from . import core
-from .backend import as_array, to_device, to_numpy, xp_of
+from .backend import as_array, to_device, to_numpy, type_name, xp_of
 from .core import Box, Listener, Node, grad, listening
 from .ops import stack
+from .ops.checks import need_one_device, shape_of
 from .tensor import Tensor
 
 _STEP = 1e-4  # with Richardson's extrapolation the error is about 1e-11, of truncation and of rounding alike
@@ -34,7 +35,7 @@ def check_grads(f: Callable, args: Any, order: int = 2, rtol: float = 1e-6, atol
     where they differ by more than ``atol + rtol * |number|``, and NonSmoothPoint where the one-sided slopes differ: move the
     point then.
     """
-    points = [args] if isinstance(args, Box) or hasattr(args, "dtype") else list(args)
+    _single, points = _arguments("check_grads", f, args)
     raw = [a._data if isinstance(a, Box) else a for a in points]
     for i, a in enumerate(raw):
         if a.dtype != np.float64:
@@ -49,11 +50,11 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
         return to_device(np.asarray(rng.standard_normal(x.shape)), "cpu" if isinstance(x, np.ndarray) else "cuda")
 
     directions = [like(x) for x in points]
-    outs = _outputs(f, [Tensor(x) for x in points])
+    outs = _outputs("check_grads", f, [Tensor(x) for x in points])
     weights = [like(o._data) for o in outs]
 
     def along(t: float) -> float:
-        values = _outputs(f, [Tensor(as_array(x + t * d)) for x, d in zip(points, directions, strict=True)])
+        values = _outputs("check_grads", f, [Tensor(as_array(x + t * d)) for x, d in zip(points, directions, strict=True)])
         return sum(float((w * o._data).sum()) for w, o in zip(weights, values, strict=True))
 
     here = along(0.0)
@@ -62,7 +63,7 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
     numeric = (4.0 * (forward2 + back2) / 2.0 - (forward + back) / 2.0) / 3.0
 
     leaves = [Tensor(x.copy(), None, True) for x in points]
-    values = _outputs(f, leaves)
+    values = _outputs("check_grads", f, leaves)
     tracked = [(o, w) for o, w in zip(values, weights, strict=True) if o.requires_grad]
     found: Sequence[Any] = [None] * len(leaves)
     if tracked:
@@ -88,7 +89,7 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
 
         def gradient(*both: Tensor) -> tuple:
             xs = [x if x.requires_grad else x.detach().requires_grad_() for x in both[:count]]
-            ys = _outputs(f, xs)
+            ys = _outputs("check_grads", f, xs)
             pairs = [(y, w) for y, w in zip(ys, both[count:], strict=True) if y.requires_grad]
             if not pairs:
                 return ()
@@ -99,9 +100,32 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
             _check(gradient, [*points, *weights], order, rtol, atol, rng, level + 1)
 
 
-def _outputs(f: Callable, args: Sequence[Tensor]) -> list[Tensor]:
+def _arguments(name: str, f: Callable, args: Any) -> tuple[bool, list[Any]]:
+    """Whether ``args``, of the function f, is one Tensor or array, and all of them."""
+    if not callable(f):
+        raise TypeError(f"{name} expected a function first, got {type_name(f)}")
+    return _several(name, "args", args)
+
+
+def _several(name: str, what: str, values: Any) -> tuple[bool, list[Any]]:
+    """Whether this is one Tensor or array, and all of them."""
+    single = hasattr(values, "shape") or not hasattr(values, "__iter__")
+    found = [values] if single else list(values)
+    for i, value in enumerate(found):
+        shape_of(name, value, what if single else f"{what}[{i}]")
+    return single, found
+
+
+def _outputs(name: str, f: Callable, args: Sequence[Tensor], several: bool = True) -> list[Tensor]:
+    """What f returns: one Tensor, or also a tuple of ``several``."""
     out = f(*args)
-    return [out] if isinstance(out, Box) else list(out)  # type: ignore[list-item]
+    outs = list(out) if several and isinstance(out, (tuple, list)) else [out]
+    for o in outs:
+        if not isinstance(o, Tensor):
+            raise TypeError(
+                f"{name} expected a function that returns {'Tensors' if several else 'a Tensor'}, got {type_name(o)}"
+            )
+    return outs
 
 
 def _leaf(x: Any) -> Tensor:
@@ -116,10 +140,10 @@ def jacobian(f: Callable, args: Any, create_graph: bool = False) -> Any:
 
     One backward walk for each element of the output; with create_graph the result can itself be differentiated.
     """
-    single = isinstance(args, Box) or hasattr(args, "dtype")
-    leaves = [_leaf(a) for a in ([args] if single else args)]
+    single, points = _arguments("jacobian", f, args)
+    leaves = [_leaf(a) for a in points]
     with core.enable_grad():
-        out = f(*leaves)
+        [out] = _outputs("jacobian", f, leaves, several=False)
         flat = out.reshape(-1)
         rows: list[list[Tensor]] = [[] for _ in leaves]
         for i in range(flat.shape[0]):
@@ -141,13 +165,15 @@ def hvp(f: Callable, args: Any, vectors: Any) -> Any:
 
     A Tensor, or a tuple of them for a sequence of args. Pearlmutter 1994.
     """
-    single = isinstance(args, Box) or hasattr(args, "dtype")
-    leaves = [_leaf(a) for a in ([args] if single else args)]
-    given = [v if isinstance(v, Box) else Tensor(v) for v in ([vectors] if single else vectors)]
+    single, points = _arguments("hvp", f, args)
+    leaves = [_leaf(a) for a in points]
+    given = [v if isinstance(v, Box) else Tensor(v) for v in _several("hvp", "vectors", vectors)[1]]
     if [v._data.shape for v in given] != [leaf.shape for leaf in leaves]:
         raise ValueError(f"hvp expected vectors of shapes {[t.shape for t in leaves]}, got {[v._data.shape for v in given]}")
+    for leaf, v in zip(leaves, given, strict=True):
+        need_one_device("hvp", args=leaf, vectors=v)
     with core.enable_grad():
-        out = f(*leaves)
+        [out] = _outputs("hvp", f, leaves, several=False)
         if out.size != 1:
             raise ValueError(f"hvp expected a function of one value, got an output of shape {out.shape}")
         first = grad(out, leaves, create_graph=True, allow_unused=True)

@@ -24,9 +24,13 @@ def get_rng_state() -> dict:
 
 def set_rng_state(state: dict) -> None:
     """Put the generator where ``get_rng_state`` found it."""
+    before = get_rng_state()
     try:
         _generator.bit_generator.state = state
-    except (TypeError, ValueError, KeyError) as error:
+        if get_rng_state() != state:  # NumPy cuts fractions off
+            raise ValueError("not a state")
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        _generator.bit_generator.state = before
         raise ValueError(f"set_rng_state expected a dict from get_rng_state(), got {state!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,41 @@ from typing import Any
 import numpy as np
 
 from . import core, ops, random
-from .backend import ARRAY_TYPES, as_array, device_of, library_for, to_device, to_numpy
+from .backend import ARRAY_TYPES, as_array, device_of, explain, library_for, to_device, to_numpy, type_name
 from .core import Box, LeafHooks, Wishes
 
 
 def _raw(x: Any) -> Any:
     return x._data if isinstance(x, Box) else x
+
+
+def _compare(sign: str, compare: Callable, x: Tensor, y: Any) -> Any:
+    """An array of booleans; for ``==`` and ``!=`` with what is no array or number, Python's own answer."""
+    raw = _raw(y)
+    try:
+        return compare(x._data, raw)
+    except (TypeError, ValueError) as error:
+        better = explain(error, sign, ["x", "y"], [x._data, raw], 2)
+        if better is None:
+            raise
+        raise better from error
+
+
+def _not_on_a_leaf(sign: str, op: Callable) -> Callable:
+    """``t += x`` makes a new tensor, as ``t = t + x`` does; but a leaf that requires grad would no longer be the parameter."""
+
+    def assign(self: Tensor, other: Any) -> Tensor:
+        if self.node is None and self._requires_grad:
+            raise TypeError(
+                f"a leaf that requires grad is not changed in place by {sign}=; assign its .data, or write t = t {sign} ... "
+                "for a new tensor"
+            )
+        return op(self, other)
+
+    return assign
+
+
+_where = {"shape": "of shape", "dtype": "of", "device": "on"}
 
 
 class HookHandle:
@@ -50,9 +80,27 @@ class Tensor(Box):
         if isinstance(raw, np.generic):  # NumPy makes a scalar of 0-d arithmetic
             raw = as_array(raw)
         if type(raw) not in ARRAY_TYPES:
-            raise TypeError(f".data expected a NumPy or CuPy array, got {type(value).__name__}")
+            raise TypeError(f".data expected a NumPy or CuPy array, got {type_name(value)}")
+        if self._requires_grad and raw.dtype.kind != "f":
+            raise TypeError(f".data of a tensor that requires grad expected a floating array, got {raw.dtype}")
         self._data = raw
         self.bump_version()
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that ``backward`` has gathered, or None."""
+        return self._grad  # type: ignore[return-value]
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Box):
+                raise TypeError(f".grad expected a Tensor or None, got {type_name(value)}")
+            for what in ("shape", "dtype", "device"):
+                mine, others = getattr(self, what), getattr(value, what)
+                if mine != others:
+                    raise ValueError(f".grad of a tensor {_where[what]} {mine} expected the same {what}, got {others}")
+        self._grad = value
 
     @property
     def requires_grad(self) -> bool:
@@ -63,6 +111,8 @@ class Tensor(Box):
     def requires_grad(self, value: bool) -> None:
         if self.node is not None:
             raise RuntimeError(f"requires_grad of a result of {self.node.name} cannot be changed; use .detach()")
+        if not isinstance(value, bool):
+            raise TypeError(f"requires_grad expected True or False, got {value!r}")
         if value and self._data.dtype.kind != "f":
             raise TypeError(f"only floating tensors can require grad, got {self._data.dtype}")
         self._requires_grad = bool(value)
@@ -164,8 +214,7 @@ class Tensor(Box):
     def detach(self) -> Tensor:
         """A tensor on the same memory that is not part of the graph."""
         other = Tensor(self._data)
-        if self.node is None:
-            other._version = self.version_cell()  # a change of one is a change of the other
+        self.share_version(other)
         return other
 
     def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
@@ -202,7 +251,7 @@ class Tensor(Box):
         Box.__init__(other, self._data.copy(), None, self._requires_grad)
         memo[id(self)] = other
         if self.grad is not None:
-            other.grad = Tensor(self.grad._data.copy())
+            other._grad = Tensor(self.grad._data.copy())
         return other
 
     def __reduce__(self):
@@ -221,6 +270,8 @@ class Tensor(Box):
     def register_hook(self, hook: Callable) -> HookHandle:
         """Call ``hook(g)`` with the whole gradient of this tensor in each backward; what it returns, if not None, is g then."""
         self._must_require_grad("register_hook")
+        if not callable(hook):
+            raise TypeError(f"register_hook expected a function of the gradient, got {type_name(hook)}")
         if self.node is None:
             registered = self._leaf_hooks().on_grad
         else:
@@ -231,6 +282,8 @@ class Tensor(Box):
     def register_post_accumulate_grad_hook(self, hook: Callable) -> HookHandle:
         """Call ``hook(self)`` each time ``.grad`` of this leaf has got its last contribution, while backward goes on."""
         self._must_require_grad("register_post_accumulate_grad_hook")
+        if not callable(hook):
+            raise TypeError(f"register_post_accumulate_grad_hook expected a function of the tensor, got {type_name(hook)}")
         if self.node is not None:
             raise RuntimeError("register_post_accumulate_grad_hook expects a leaf; use register_hook for a result")
         registered = self._leaf_hooks().after_accumulate
@@ -289,28 +342,43 @@ class Tensor(Box):
     def __setitem__(self, index: Any, value: Any) -> None:
         if self._requires_grad:
             raise TypeError("a tensor that requires grad is not changed in place; use where(), concatenate(), or assign .data")
-        self._data[_raw(index)] = _raw(value)
+        if isinstance(value, Box) and value._requires_grad:
+            raise TypeError(
+                "a value that requires grad is not written into a tensor, the graph would be lost; use where() or "
+                "concatenate(), or write its .detach()"
+            )
+        raw = _raw(value)
+        if type(raw) in ARRAY_TYPES and device_of(raw) != self.device:
+            raise ValueError(
+                f"a value on {device_of(raw)} is not written into a tensor on {self.device}; move it with .to(device)"
+            )
+        self._data[_raw(index)] = raw
         self.bump_version()
+
+    __iadd__ = _not_on_a_leaf("+", ops.add)
+    __isub__ = _not_on_a_leaf("-", ops.sub)
+    __imul__ = _not_on_a_leaf("*", ops.mul)
+    __itruediv__ = _not_on_a_leaf("/", ops.div)
 
     # Comparisons give plain arrays of booleans: constants to the graph.
 
     def __eq__(self, other: Any) -> Any:
-        return self._data == _raw(other)
+        return _compare("==", operator.eq, self, other)
 
     def __ne__(self, other: Any) -> Any:
-        return self._data != _raw(other)
+        return _compare("!=", operator.ne, self, other)
 
     def __lt__(self, other: Any) -> Any:
-        return self._data < _raw(other)
+        return _compare("<", operator.lt, self, other)
 
     def __le__(self, other: Any) -> Any:
-        return self._data <= _raw(other)
+        return _compare("<=", operator.le, self, other)
 
     def __gt__(self, other: Any) -> Any:
-        return self._data > _raw(other)
+        return _compare(">", operator.gt, self, other)
 
     def __ge__(self, other: Any) -> Any:
-        return self._data >= _raw(other)
+        return _compare(">=", operator.ge, self, other)
 
     # ----- operations as methods
 
@@ -342,15 +410,24 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     Tensors and CuPy arrays stay where they are, and other data goes to the environment's TINYGRAD_BN_DEVICE, else to the CPU.
     """
     raw = _raw(data)
+    try:
+        wanted = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"tensor() expected a dtype, got {dtype!r}") from None
     if type(raw) in ARRAY_TYPES or type(raw).__module__.partition(".")[0] == "cupy":
         array = as_array(raw)
-        array = array.astype(dtype) if dtype is not None else array.copy()  # (astype copies)
+        array = array.astype(wanted) if wanted is not None else array.copy()  # (astype copies)
     else:
+        if isinstance(raw, (list, tuple)) and any(isinstance(item, Box) for item in raw):
+            raise TypeError(
+                "tensor() expected numbers, got a list of Tensors; stack() or concatenate() joins them, in the graph"
+            )
         try:
-            array = np.array(raw, dtype=dtype)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"tensor() expected numbers in lists of equal lengths: {error}") from error
-        if dtype is None and array.dtype == np.float64 and not isinstance(raw, np.generic):
+            array = np.array(raw, dtype=wanted)
+        except ValueError as error:
+            what = "lists of different lengths" if "inhomogeneous" in str(error) else str(error)
+            raise ValueError(f"tensor() expected numbers in lists of equal lengths, got {what}") from None
+        if wanted is None and array.dtype == np.float64 and not isinstance(raw, np.generic):
             array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor() expected numbers, got data of dtype {array.dtype}")
@@ -361,19 +438,29 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 
 def zeros(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of zeros."""
-    return Tensor(library_for(device).xp.zeros(_shape(shape), dtype)).requires_grad_(requires_grad)
+    return Tensor(library_for(device).xp.zeros(_shape("zeros", shape), dtype)).requires_grad_(requires_grad)
 
 
 def ones(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of ones."""
-    return Tensor(library_for(device).xp.ones(_shape(shape), dtype)).requires_grad_(requires_grad)
+    return Tensor(library_for(device).xp.ones(_shape("ones", shape), dtype)).requires_grad_(requires_grad)
 
 
 def randn(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of standard normal numbers, drawn on the host from the generator that ``manual_seed`` sets."""
-    drawn = random.generator().standard_normal(_shape(shape)).astype(dtype)
+    size, wanted = _shape("randn", shape), np.dtype(dtype)
+    if wanted.kind != "f":
+        raise TypeError(f"randn expected a floating dtype, got {wanted}")
+    library_for(device)  # raises before anything is drawn
+    drawn = np.asarray(random.generator().standard_normal(size)).astype(wanted)
     return Tensor(to_device(drawn, device)).requires_grad_(requires_grad)
 
 
-def _shape(shape: tuple) -> tuple[int, ...]:
-    return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+def _shape(name: str, shape: tuple) -> tuple[int, ...]:
+    flat = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    for n in flat:
+        if isinstance(n, bool) or not hasattr(n, "__index__"):
+            raise TypeError(f"{name} expected a shape of ints of at least 0, got {flat}")
+        if n < 0:
+            raise ValueError(f"{name} expected a shape of ints of at least 0, got {flat}")
+    return flat

@@ -259,7 +259,7 @@ def test_corrupted_file_in_the_cache_is_replaced(web, tmp_path):
     assert len(web.log) == 5
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"other content"), b"\x1f\x8b not gzip"])
+@pytest.mark.parametrize("content", [gzip.compress(b"other content"), b"\x1f\x8b not gzip"], ids=["gzip", "no gzip"])
 def test_content_of_another_sha256_is_rejected_and_removed(web, tmp_path, monkeypatch, content):
     md5, sha256 = hashlib.md5(content).hexdigest(), download.ORIGINALS[NAMES[0]].sha256
     monkeypatch.setitem(download.ORIGINALS, NAMES[0], download.Checksums(md5, sha256))

@@ -19,6 +19,8 @@ from .libraries import (
     register,
     to_device,
     to_numpy,
+    type_name,
+    unfit,
     xp_of,
     zeros,
 )
@@ -27,5 +29,5 @@ register(_np.ndarray, Library(_np, _cpu, "cpu"))
 
 __all__ = [
     "ARRAY_TYPES", "Library", "as_array", "cuda_is_available", "device_of", "explain", "kernels_of", "library_for", "load_cuda",
-    "register", "to_device", "to_numpy", "xp_of", "zeros",
+    "register", "to_device", "to_numpy", "type_name", "unfit", "xp_of", "zeros",
 ]  # fmt: skip

@@ -116,7 +116,7 @@ def as_array(x: Any) -> Array:
     """NumPy's 0-d scalars as 0-d arrays; anything else that is an array as it is."""
     if type(x) in ARRAY_TYPES:
         return x
-    if isinstance(x, (np.ndarray, np.generic, bool, int, float)):
+    if isinstance(x, (np.ndarray, np.generic)):
         return np.asarray(x)
     _library_of(x)  # registers a CuPy array's type, or raises
     return x
@@ -127,16 +127,43 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
     return xp_of(like).zeros(shape, dtype)
 
 
-def explain(error: Exception, name: str, arguments: list[str], values: list) -> Exception | None:
-    """An error that says in the user's terms why operation ``name`` failed on ``values``, or None if ``error`` does."""
+def type_name(x: Any) -> str:
+    """What to call the type of x in an error: with its package, where that is another's and says more."""
+    kind = type(x)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}" if kind.__name__ == "Tensor" else kind.__name__
+
+
+def unfit(name: str, argument: str, value: Any, number_fits: bool) -> TypeError:
+    """The error for an argument that is no array."""
+    wanted = "a Tensor, an array or a number" if number_fits else "a Tensor or an array"
+    return TypeError(f"{name} expected {wanted} as {argument!r}, got {type_name(value)}")
+
+
+def explain(error: Exception, name: str, arguments: list[str], values: list, required: int) -> Exception | None:
+    """An error that says in the user's terms why operation ``name`` failed on ``values``, or None if ``error`` does.
+
+    None is legal for the arguments after the first ``required``.
+    """
     devices: dict[str, str] = {}
-    for argument, value in zip(arguments, values, strict=True):
-        if value is None or isinstance(value, (bool, int, float, complex, np.generic)):
+    numbers = []
+    for position, (argument, value) in enumerate(zip(arguments, values, strict=True)):
+        if value is None and position >= required:
             continue
-        try:
-            devices.setdefault(device_of(value), argument)
-        except TypeError:
-            return TypeError(f"{name} expected a Tensor, an array or a number as {argument!r}, got {type(value).__name__}")
+        if isinstance(value, (bool, int, float, complex)):
+            numbers.append((argument, value))
+        elif not isinstance(value, np.generic):
+            try:
+                devices.setdefault(device_of(value), argument)
+            except TypeError:
+                return unfit(name, argument, value, len(values) > 1)
+    if numbers and not devices:
+        if len(values) == 1:
+            return unfit(name, arguments[0], values[0], False)
+        return TypeError(
+            f"{name} expected a Tensor or an array among its arguments, got {' and '.join(type_name(v) for v in values)}"
+        )
+    if numbers and isinstance(error, AttributeError):  # the operation took it for an array
+        return unfit(name, *numbers[0], False)
     if len(devices) > 1:
         places = " and ".join(f"{argument!r} on {device}" for device, argument in devices.items())
         return ValueError(f"{name} expected its arrays on one device, got {places}; move one with .to(device)")

@@ -6,10 +6,11 @@ order of differentiation. How to write both is told at the top of ``ops/__init__
 """
 
 from . import graph, modes
+from .autograd import backward, grad
 from .graph import Absent, AddAt, Box, LeafHooks, Node, Wishes
 from .modes import Listener, enable_grad, is_grad_enabled, listening, no_grad, set_grad_enabled
 from .primitive import Primitive, primitive
-from .walk import backward, broadcast_to, cast, grad, sum_to
+from .walk import broadcast_to, cast, sum_to
 
 __all__ = [
     "Absent", "AddAt", "Box", "LeafHooks", "Listener", "Node", "Primitive", "Wishes", "backward", "broadcast_to", "cast",

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..backend import ARRAY_TYPES, as_array
+
 if TYPE_CHECKING:
     from .primitive import Primitive
 
@@ -16,13 +18,13 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 class Box:
     """An array, and its place in the graph. ``tensor.Tensor`` is the one subclass, and has the methods."""
 
-    __slots__ = ("_data", "node", "_requires_grad", "grad", "_version", "_hooks", "__weakref__")
+    __slots__ = ("_data", "node", "_requires_grad", "_grad", "_version", "_hooks", "__weakref__")
 
     def __init__(self, data: Array, node: Node | None = None, requires_grad: bool = False):
-        self._data = data
+        self._data = data if type(data) in ARRAY_TYPES else wrapped(data)
         self.node = node  # None for a leaf
         self._requires_grad = requires_grad
-        self.grad: Box | None = None
+        self._grad: Box | None = None
         self._version: list[int] | None = None  # one cell for all boxes that share this memory; made when first needed
         self._hooks: LeafHooks | None = None
 
@@ -32,6 +34,12 @@ class Box:
             self._version = [-1]
         return self._version
 
+    def share_version(self, other: Box) -> None:
+        """Say that ``other`` is made of this box's memory: a change of one is a change of both."""
+        cell = other._version = self.version_cell()
+        if self.node is not None:
+            self.node.version = cell
+
     def bump_version(self) -> None:
         """Say that the array was changed in place: a graph that kept the old value will refuse to go backward."""
         global last_change
@@ -40,7 +48,32 @@ class Box:
 
 next_number = itertools.count().__next__  # numbers nodes and in-place changes, so that it is known which came first
 last_change = -1
+
+
+def wrapped(data: Any) -> Array:
+    """An array for a box: NumPy's scalars as 0-d arrays."""
+    try:
+        return as_array(data)
+    except TypeError:
+        raise TypeError(
+            f"Tensor() expected a NumPy or CuPy array, got {type(data).__name__}; tensor() makes one of numbers and lists"
+        ) from None
+
+
 box_type: type[Box] = Box  # the one late binding: tensor.py sets it to Tensor
+
+
+def boxed(data: Array, node: Node | None, requires_grad: bool) -> Box:
+    """A Tensor of what is surely an array, without the constructor's checks: for the engine itself, which makes many."""
+    t = _new(box_type)
+    t._data = data
+    t.node = node
+    t._requires_grad = requires_grad
+    t._grad = t._version = t._hooks = None
+    return t
+
+
+_new = object.__new__
 
 
 class LeafHooks:
@@ -94,7 +127,8 @@ class Node:
     """
 
     __slots__ = (
-        "primitive", "parents", "inputs", "options", "out", "aux", "dtype", "number", "constants", "wishes", "__weakref__"
+        "primitive", "parents", "inputs", "options", "out", "aux", "dtype", "number", "constants", "version", "wishes",
+        "__weakref__",
     )  # fmt: skip
 
     def __init__(self, primitive, parents, inputs, options, out, aux, dtype, constants):
@@ -107,6 +141,7 @@ class Node:
         self.dtype = dtype
         self.number: int = next_number()
         self.constants: list | None = constants  # (argument, version cell) of kept Tensors that need no gradient
+        self.version: list[int] | None = None  # the version cell of the output, once somebody shares its memory
         self.wishes: Wishes | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any
 
 from .graph import Array, Box, Node
@@ -17,11 +17,34 @@ class _Mode(threading.local):
 mode = _Mode()
 
 
+class set_grad_enabled(ContextDecorator):  # noqa: N801 (used like a function)
+    """Record operations from now on (True) or not (False), in this thread; ``with`` ends it at the block's end.
+
+    Also decorates a function, whose calls then run in that mode.
+    """
+
+    def __init__(self, enabled: bool):
+        self._enabled, self._before = bool(enabled), mode.enabled
+        mode.enabled = self._enabled
+
+    def __enter__(self) -> None:
+        mode.enabled = self._enabled
+
+    def __exit__(self, *error: Any) -> None:
+        mode.enabled = self._before
+
+    def __call__(self, function: Any) -> Any:
+        mode.enabled = self._before  # the function's calls are meant, not what follows its definition
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> set_grad_enabled:
+        return set_grad_enabled(self._enabled)
+
+
 @contextmanager
-def set_grad_enabled(enabled: bool):
-    """Record operations in this block (True) or not (False); the setting belongs to the calling thread."""
-    before = mode.enabled
-    mode.enabled = bool(enabled)
+def recording(enabled: bool):
+    """A block whose operations are recorded, or not, in this thread."""
+    before, mode.enabled = mode.enabled, enabled
     try:
         yield
     finally:
@@ -30,12 +53,12 @@ def set_grad_enabled(enabled: bool):
 
 def no_grad():
     """A block (or, as ``@no_grad()``, a function) whose operations are not recorded, in this thread."""
-    return set_grad_enabled(False)
+    return recording(False)
 
 
 def enable_grad():
     """A block (or function) whose operations are recorded, also inside ``no_grad``, in this thread."""
-    return set_grad_enabled(True)
+    return recording(True)
 
 
 def is_grad_enabled() -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from ..backend import ARRAY_TYPES, as_array, explain
-from . import graph, modes
+from ..backend import ARRAY_TYPES, as_array, explain, unfit
+from . import modes
 from .graph import Box, Node, absent, stand_in
+from .graph import boxed as make_box
 from .modes import mode
 
 
@@ -81,9 +82,36 @@ class Primitive:
             raise TypeError(f"{self.name} has no option {next(iter(given))!r}; it has {', '.join(self.option_names) or 'none'}")
         return args, complete
 
+    def result(self, out: Any) -> Any:
+        """What the function returned, as an array."""
+        try:
+            return as_array(out)
+        except TypeError:
+            raise TypeError(f"{self.name} expected to return an array, got {type(out).__name__}") from None
+
+    def _check_rule(self, rule: Any, argument: str | None) -> None:
+        """Raise unless a rule takes ``(g, out, *inputs)`` and the options."""
+        which = f"the rule of {self.name}{'' if argument is None else f' for {argument!r}'}"
+        if not callable(rule):
+            named = "" if argument is None else f" for {argument!r}"
+            raise TypeError(f"{self.name} expected rules that are functions or None, got {type(rule).__name__}{named}")
+        parameters = inspect.signature(rule).parameters.values()
+        kinds = {p.kind for p in parameters}
+        takes = sum(p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters)
+        fits = takes == 3 if self.variadic else takes == 2 + len(self.arrays)
+        if not fits and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            raise TypeError(f"{which} takes {takes} arguments, expected (g, out, {', '.join(self.arrays)})")
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            missing = [o for o in [*self.option_names, *["aux"] * self.has_aux] if o not in {p.name for p in parameters}]
+            if missing:
+                raise TypeError(f"{which} misses the option {missing[0]}")
+
     def set_rules(self, rules: tuple[Callable | None, ...]) -> None:
         if len(rules) != len(self.arrays):
             raise TypeError(f"{self.name} takes {len(self.arrays)} arrays, but {len(rules)} rules were given")
+        for argument, rule in zip(self.arrays, rules, strict=True):
+            if rule is not None:
+                self._check_rule(rule, argument)
         if self.variadic:
             raise TypeError(f"{self.name} takes any number of arrays: give it one rule for all, with @{self.name}.vjp")
         self.rules = rules
@@ -91,6 +119,7 @@ class Primitive:
         self.plans.clear()
 
     def set_joint(self, rule: Callable, fused: bool) -> None:
+        self._check_rule(rule, None)
         if fused:
             self.fused = rule
         else:
@@ -119,9 +148,15 @@ def _wants(rule: Callable, count: int) -> list[bool]:
             names += [p.name] * (1 + count - len(names))
         elif p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD:
             names.append(p.name)
-    if len(names) != 1 + count:
-        raise TypeError(f"a rule takes (g, out, and {count} inputs), but {rule} takes {1 + len(names)} arguments")
     return [not name.startswith("_") for name in names]
+
+
+def _share_version(args: tuple, view: Box) -> None:
+    """Let a view outside of the graph share the version of the tensor whose memory it shows."""
+    owner = view._data.base
+    for a in args:
+        if isinstance(a, Box) and (a._data is owner or a._data.base is owner):
+            a.share_version(view)
 
 
 def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
@@ -134,6 +169,8 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
     """
     if function is None:
         return lambda f: primitive(f, aux=aux)
+    if not callable(function):
+        raise TypeError(f"primitive expected a function, got {type(function).__name__}")
     me = Primitive(function, aux)
     name, arity, defaults, has_aux = me.name, len(me.arrays), me.defaults, aux
     # Without a complete set of defaults, or with a variable number of arrays, every call goes through bind().
@@ -165,37 +202,48 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
             else:
                 raw.append(a)
                 parents.append(None)
+                if type(a) is list or type(a) is tuple:  # NumPy would take it, CuPy not
+                    raise unfit(name, me.argument_names(len(raw))[-1], a, len(args) > 1)
             bit += bit
         try:
             out = function(*raw, **options) if options else function(*raw)
-        except (TypeError, ValueError) as error:
-            better = explain(error, name, me.argument_names(len(raw)), raw)
+        except (TypeError, ValueError, AttributeError) as error:
+            better = explain(error, name, me.argument_names(len(raw)), raw, me.required)
             if better is None:
                 raise
             raise better from error
         extra = None
         if has_aux:
+            if type(out) is not tuple or len(out) != 2:
+                raise TypeError(f"{name} was made with aux=True, and expected to return (y, aux), got {type(out).__name__}")
             out, extra = out
         if type(out) not in ARRAY_TYPES:
-            out = as_array(out)
+            out = me.result(out)
         node = None
+        hooks = modes.hooks
         needs &= me.mask
         if needs and mode.enabled:
             inputs = raw
             keep_out = True
-            if modes.hooks is None:
+            if hooks is None:
                 keep_out, drop = plans.get(needs) or plan(needs, len(raw))
                 for i in drop:
-                    shape = getattr(raw[i], "shape", ())
+                    try:
+                        shape = raw[i].shape
+                    except AttributeError:  # a number
+                        shape = ()
                     inputs[i] = absent.get(shape) or stand_in(shape)
             cells = None
             if constant:
                 cells = [(i, a.version_cell()) for i, a in enumerate(args) if isinstance(a, Box) and not a._requires_grad]
             node = Node(me, parents, inputs, options, out if keep_out else None, extra, out.dtype, cells)
-        if modes.hooks is not None:
-            modes.hooks.apply(name, tuple(raw), options, out, extra, node)
+        if hooks is not None:
+            hooks.apply(name, tuple(raw), options, out, extra, node)
         if boxed:
-            out = graph.box_type(out, node, node is not None)
+            boxed_out = make_box(out, node, node is not None)
+            if node is None and out.base is not None:
+                _share_version(args, boxed_out)
+            out = boxed_out
         return (out, extra) if has_aux else out
 
     def defvjp(*rules: Callable | None) -> Callable:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
-from ..backend import ARRAY_TYPES, as_array, device_of, xp_of, zeros
+from ..backend import as_array, device_of, xp_of, zeros
 from . import graph, modes
 from .graph import Absent, AddAt, Box, Node
-from .modes import set_grad_enabled
-from .primitive import primitive
+from .primitive import Primitive, primitive
 
 # ----- operations of the walk's own
 
@@ -73,6 +72,11 @@ def _check_unchanged(node: Node) -> None:
     leaves = [(i, p.version_cell()) for i, p in enumerate(node.parents) if isinstance(p, Box)] + (node.constants or [])
     needs = sum(1 << i for i, p in enumerate(node.parents) if p is not None)
     _, unneeded = node.primitive.plan(needs, len(node.parents))  # kept all the same while somebody listens
+    for i, parent in enumerate(node.parents):
+        if type(parent) is Node and parent.version is not None and i not in unneeded:
+            _check_result(parent, node.number)
+    if node.version is not None and node.out is not None:
+        _check_result(node, node.number)
     for argument, cell in leaves:
         if argument in unneeded:
             continue
@@ -83,6 +87,15 @@ def _check_unchanged(node: Node) -> None:
                 f"{node.primitive.argument_names(len(node.parents))[argument]!r}, was changed in place after the forward pass; "
                 "run the forward pass again, or change it (optimizer.step(), .data = ..., load_state_dict) only after backward"
             )
+
+
+def _check_result(node: Node, number: int) -> None:
+    """Raise if the result of ``node``, which a rule recorded under ``number`` needs, was changed through an alias."""
+    if node.version is not None and node.version[0] > number:
+        raise RuntimeError(
+            f"the result of {node.name}, which its gradient needs, was changed in place after the forward pass; run the "
+            "forward pass again, or change a copy"
+        )
 
 
 def _boxed_inputs(node: Node) -> list:
@@ -171,18 +184,18 @@ class _Walk:
         retained = node.wishes.retained  # type: ignore[union-attr]
         tensor = retained() if retained is not None else None
         if tensor is not None:
-            tensor.grad = g if self.record else graph.box_type(g._data.copy())
+            tensor._grad = g if self.record else graph.box_type(g._data.copy())
         return g if self.record else g._data
 
     def deliver(self, leaf: Box) -> None:
         """Give a leaf its gradient of this walk: added to ``.grad``, then told to who asked to hear."""
         g = self.take(leaf)
-        if leaf.grad is None:
-            leaf.grad = g
-        elif self.record or leaf.grad.node is not None:
-            leaf.grad = leaf.grad + g  # type: ignore[operator]
+        if leaf._grad is None:
+            leaf._grad = g
+        elif self.record or leaf._grad.node is not None:
+            leaf._grad = leaf._grad + g  # type: ignore[operator]
         else:
-            leaf.grad = graph.box_type(as_array(leaf.grad._data + g._data))  # a new one: the user may hold the old
+            leaf._grad = graph.box_type(as_array(leaf._grad._data + g._data))  # a new one: the user may hold the old
         if modes.hooks is not None:
             modes.hooks.leaf_ready(leaf, g._data)
         if leaf._hooks is not None:
@@ -198,6 +211,11 @@ def _replaced(g: Box, answer: Any) -> Box:
         answer = graph.box_type(as_array(answer))
     if answer._data.shape != g._data.shape:
         raise ValueError(f"a gradient hook was given shape {g._data.shape}, but returned shape {answer._data.shape}")
+    if answer._data.dtype != g._data.dtype or type(answer._data) is not type(g._data):
+        raise ValueError(
+            f"a gradient hook was given {g._data.dtype} on {device_of(g._data)}, but returned {answer._data.dtype} on "
+            f"{device_of(answer._data)}"
+        )
     return answer
 
 
@@ -207,11 +225,19 @@ def _selects_once(index: Any) -> bool:
     return all(i is None or i is Ellipsis or (isinstance(i, (int, slice)) and not isinstance(i, bool)) for i in items)
 
 
-def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[Any] | None, retain: bool, record: bool):
+def walk_back(
+    outputs: Sequence[Box],
+    seeds: Sequence[Any],
+    targets: Sequence[Any] | None,
+    retain: bool,
+    record: bool,
+    unreached: Callable[[int], None] = lambda _: None,
+) -> list[Any]:
     """Run the rules from ``outputs`` backwards.
 
     With ``targets`` (Nodes and leaves) the rules on the way to them run, and their gradients are returned, None where there is
-    no way; without, all rules run, and every leaf gets its ``.grad``.
+    no way; ``unreached`` hears of these before any rule runs, and may raise. Without, all rules run, and every leaf gets its
+    ``.grad``.
     """
     walk = _Walk(record)
     add, table, hooks = walk.add, walk.table, modes.hooks
@@ -220,6 +246,10 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
     on_the_way: set[Node] = set()  # the nodes whose rules lead to a target
     edges: dict[Any, int] | None = None
     if targets is not None:
+        reached = {t if t.node is None else t.node for t in outputs}.union(order, *(node.parents for node in order))
+        for position, target in enumerate(targets):
+            if target not in reached:
+                unreached(position)
         useful = set(targets)
         for node in order:
             if not useful.isdisjoint(node.parents):
@@ -255,6 +285,8 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
             options = {**node.options, "aux": node.aux} if me.has_aux else node.options
             joint = me.joint if record or me.fused is None else me.fused
             together = None if joint is None else joint(g, out, *inputs, **options)
+            if together is not None and (type(together) not in (tuple, list) or len(together) != len(inputs)):
+                raise _wrong_count(me, together, len(inputs))
             i = -1
             for parent in node.parents:
                 i += 1
@@ -272,7 +304,8 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
                 if hooks is not None:
                     hooks.contribution(node, parent, c)
                 dtype = parent.dtype if type(parent) is Node else parent._data.dtype
-                if record or type(c) is AddAt or c.dtype is not dtype or c.shape != inputs[i].shape:
+                if record or type(c) is AddAt or getattr(c, "dtype", None) is not dtype or c.shape != inputs[i].shape:
+                    _check_contribution(me, i, c, inputs)
                     add(parent, c, inputs[i].shape, dtype)
                     continue
                 # What add() does, without a call, in the case that is nearly every case; and in place where it can be.
@@ -306,6 +339,27 @@ def _walk_back(outputs: Sequence[Box], seeds: Sequence[Any], targets: Sequence[A
     return [taken.get(key) for key in targets or ()]
 
 
+def _wrong_count(me: Primitive, together: Any, count: int) -> TypeError:
+    if type(together) in (tuple, list):
+        return TypeError(f"the rule of {me.name} gave {len(together)} gradients, expected one for each of {count} inputs")
+    got = type(together).__name__
+    return TypeError(f"the rule of {me.name} gave {got}, expected a tuple of one gradient for each of {count} inputs")
+
+
+def _check_contribution(me: Primitive, i: int, c: Any, inputs: Sequence[Any]) -> None:
+    """Raise unless ``c`` is a gradient that the input's shape could have been broadcast to."""
+    if type(c) is AddAt:
+        return
+    argument, shape = me.argument_names(len(inputs))[i], inputs[i].shape
+    if not hasattr(c, "dtype"):
+        raise TypeError(
+            f"the rule of {me.name} gave a gradient that is an {type(c).__name__} for {argument!r}, expected an array"
+        )
+    tail = c.shape[len(c.shape) - len(shape) :]
+    if len(c.shape) < len(shape) or any(n != m and m != 1 for n, m in zip(tail, shape, strict=True)):
+        raise ValueError(f"the rule of {me.name} gave a gradient of shape {c.shape} for {argument!r} of shape {shape}")
+
+
 def _edges_to_leaves(order: list[Node]) -> dict[Any, int] | None:
     """How many edges lead to each leaf, if somebody wants to hear of a leaf as soon as its last contribution is in."""
     leaves = [p for node in order for p in node.parents if p is not None and type(p) is not Node]
@@ -315,86 +369,3 @@ def _edges_to_leaves(order: list[Node]) -> dict[Any, int] | None:
     for leaf in leaves:
         edges[leaf] = edges.get(leaf, 0) + 1
     return edges
-
-
-def _seed(t: Any, given: Any, what: str) -> Any:
-    """The gradient to start from at output ``t``: what was given, checked, or one for a single element."""
-    if not isinstance(t, Box):
-        raise TypeError(f"{what} expected a Tensor, got {type(t).__name__}")
-    if not t._requires_grad:
-        raise RuntimeError(
-            f"{what}: this tensor of shape {t._data.shape} does not require grad; was it made under no_grad(), detached, or "
-            "made from tensors none of which requires grad?"
-        )
-    if given is None:
-        if t._data.size != 1:
-            raise ValueError(
-                f"{what} of a tensor of shape {t._data.shape} needs a gradient of that shape; without one it expects a "
-                "single element"
-            )
-        return xp_of(t._data).ones_like(t._data)
-    raw = given._data if isinstance(given, Box) else given
-    if type(raw) not in ARRAY_TYPES:
-        raise TypeError(f"{what} expected a gradient that is a Tensor or an array, got {type(given).__name__}")
-    if raw.shape != t._data.shape:
-        raise ValueError(f"{what} expected a gradient of shape {t._data.shape}, got {raw.shape}")
-    if type(raw) is not type(t._data):
-        raise ValueError(f"{what} expected a gradient on {device_of(t._data)}, got one on {device_of(raw)}")
-    return given
-
-
-def _start(outputs: Sequence[Any], grad_outputs: Sequence[Any], what: str, record: bool) -> list[Any]:
-    seeds = [_seed(t, given, what) for t, given in zip(outputs, grad_outputs, strict=True)]
-    if record:
-        return [s if isinstance(s, Box) else graph.box_type(s) for s in seeds]
-    return [s._data if isinstance(s, Box) else s for s in seeds]
-
-
-def backward(tensor: Box, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
-    """Add the gradient of ``tensor`` (of ``sum(tensor * gradient)``, if one is given) to ``.grad`` of every leaf behind it.
-
-    The graph is freed on the way unless ``retain_graph`` (default: the value of ``create_graph``). With ``create_graph``
-    the gradients are themselves recorded, and can be differentiated again.
-    """
-    with set_grad_enabled(create_graph):
-        seeds = _start([tensor], [gradient], "backward()", create_graph)
-        _walk_back([tensor], seeds, None, create_graph if retain_graph is None else retain_graph, create_graph)
-
-
-def grad(
-    outputs: Any,
-    inputs: Any,
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple:
-    """The gradients of the outputs' sum, weighted by ``grad_outputs``, for each of ``inputs``, as a tuple of Tensors.
-
-    ``outputs`` and ``inputs`` are a Tensor or a sequence of them; inputs may be results of operations. ``.grad`` of no
-    tensor changes. An input that the outputs do not depend on raises, or gives None with ``allow_unused``.
-    """
-    outs = [outputs] if isinstance(outputs, Box) else list(outputs)
-    ins = [inputs] if isinstance(inputs, Box) else list(inputs)
-    one = grad_outputs is None or isinstance(grad_outputs, Box) or type(grad_outputs) in ARRAY_TYPES
-    given = [grad_outputs] if one else list(grad_outputs)
-    if grad_outputs is None:
-        given = given * len(outs)
-    if len(given) != len(outs):
-        raise ValueError(f"grad() got {len(outs)} outputs and {len(given)} grad_outputs; expected as many of each")
-    for position, t in enumerate(ins):
-        if not isinstance(t, Box):
-            raise TypeError(f"grad() expected Tensors as inputs, got {type(t).__name__} at position {position}")
-        if not t._requires_grad:
-            raise RuntimeError(f"grad(): input {position}, of shape {t._data.shape}, does not require grad")
-    with set_grad_enabled(create_graph):
-        seeds = _start(outs, given, "grad()", create_graph)
-        targets = [t if t.node is None else t.node for t in ins]
-        found = _walk_back(outs, seeds, targets, create_graph if retain_graph is None else retain_graph, create_graph)
-    for position, g in enumerate(found):
-        if g is None and not allow_unused:
-            raise RuntimeError(
-                f"grad(): the outputs do not depend on input {position}, of shape {ins[position]._data.shape}; "
-                "pass allow_unused=True to get None for it"
-            )
-    return tuple(found)

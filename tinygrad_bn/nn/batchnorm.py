@@ -9,9 +9,11 @@ import numpy as np
 
 from .. import ops
 from ..backend import device_of, xp_of
+from ..ops.checks import need_bool, need_number, need_one_device, need_one_of
+from ..ops.norm import check_parameters
 from ..tensor import Tensor
 from . import init
-from .layers import _AffineNorm, _expect, _new, _positive
+from .layers import _AffineNorm, _expect, _new, _positive, _shape
 from .module import Buffer
 
 
@@ -55,14 +57,12 @@ class _BatchNorm(_AffineNorm):
     ):
         name = type(self).__name__
         _positive(name, num_features=num_features)
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps >= 0.0:
-            raise ValueError(f"{name} expected eps to be a number of at least 0, got {eps!r}")
-        if momentum is not None and (
-            isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1
-        ):
-            raise ValueError(f"{name} expected momentum from 0 to 1, or None for the average of all batches, got {momentum!r}")
-        if variance not in ("unbiased", "biased"):
-            raise ValueError(f"{name} expected variance to be 'unbiased' or 'biased', got {variance!r}")
+        eps = need_number(name, "eps", eps, 0)
+        if momentum is not None:
+            momentum = need_number(name, "momentum", momentum, 0, 1, ", or None for the average of all batches")
+        need_one_of(name, "variance", variance, "unbiased", "biased")
+        need_bool(name, "track_running_stats", track_running_stats)
+        need_bool(name, "fused", fused)
         self.num_features, self.eps, self.momentum = num_features, float(eps), momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.variance, self.fused = variance, fused
@@ -87,7 +87,8 @@ class _BatchNorm(_AffineNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         name = type(self).__name__
-        ok = any(len(x.shape) == n for n, _ in self._shapes) and x.shape[1] == self.num_features
+        shape = _shape(x)
+        ok = any(len(shape) == n for n, _ in self._shapes) and shape[1] == self.num_features
         _expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
@@ -100,6 +101,9 @@ class _BatchNorm(_AffineNorm):
     def _track(self, x: Tensor, mean: Any, var: Any) -> None:
         """Let the running statistics follow. Everything is made before anything is replaced."""
         assert self.running_mean is not None and self.running_var is not None
+        name = type(self).__name__
+        check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
+        need_one_device(name, x=x, running_mean=self.running_mean)
         xp = xp_of(mean)
         m = x.size // self.num_features
         if self.variance == "unbiased":
@@ -109,7 +113,7 @@ class _BatchNorm(_AffineNorm):
         if device_of(mean) == "cpu" and not finite.all():
             bad = np.flatnonzero(~finite)
             warnings.warn(
-                f"{type(self).__name__}: the batch statistics of channel(s) {bad.tolist()} are not finite; "
+                f"{name}: the batch statistics of channel(s) {bad.tolist()} are not finite; "
                 "their running statistics stay as they were",
                 RuntimeWarning,
                 stacklevel=4,
@@ -124,8 +128,11 @@ class _BatchNorm(_AffineNorm):
     def _extra_state(self) -> dict[str, Any]:
         return {"num_batches_tracked": np.array(self.num_batches_tracked, np.int64)} if self.track_running_stats else {}
 
-    def _load_extra_state(self, state: dict[str, np.ndarray]) -> None:
-        self.num_batches_tracked = int(state["num_batches_tracked"])
+    def _extra_value(self, name: str, value: np.ndarray) -> int:  # noqa: ARG002
+        number = value.item()
+        if not number >= 0 or number != int(number):
+            raise ValueError(f"expected a whole number of at least 0, got {number}")
+        return int(number)
 
     def extra_repr(self) -> str:
         return (

@@ -11,8 +11,22 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..backend import to_device
+from ..backend import to_device, type_name
+from ..ops.checks import need_number, need_one_of
 from ..tensor import Tensor
+
+
+def _check(name: str, t: Any) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} expected a Tensor, got {type_name(t)}")
+    if t.node is not None:
+        raise TypeError(f"{name} expected a leaf, got a result of {t.node.name}")
+
+
+def _check_floating(name: str, t: Any) -> None:
+    _check(name, t)
+    if t.dtype.kind != "f":
+        raise TypeError(f"{name} expected a floating Tensor, got {t.dtype}")
 
 
 def _fill(t: Tensor, values: np.ndarray) -> Tensor:
@@ -21,6 +35,7 @@ def _fill(t: Tensor, values: np.ndarray) -> Tensor:
 
 
 def _fans(name: str, t: Tensor) -> tuple[int, int]:
+    _check_floating(name, t)
     if t.ndim < 2:
         raise ValueError(f"{name} expected a weight of at least 2 dimensions (out, in, *kernel), got shape {t.shape}")
     field = math.prod(t.shape[2:])
@@ -43,34 +58,47 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 def constant_(t: Tensor, value: float) -> Tensor:
     """Every element is ``value``."""
-    return _fill(t, np.full(t.shape, value))
+    return _constant("constant_", t, value)
+
+
+def _constant(name: str, t: Tensor, value: float) -> Tensor:
+    _check(name, t)
+    return _fill(t, np.full(t.shape, need_number(name, "value", value)))
 
 
 def zeros_(t: Tensor) -> Tensor:
     """Every element is 0."""
-    return constant_(t, 0.0)
+    return _constant("zeros_", t, 0.0)
 
 
 def ones_(t: Tensor) -> Tensor:
     """Every element is 1."""
-    return constant_(t, 1.0)
+    return _constant("ones_", t, 1.0)
 
 
 def uniform_(t: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform between ``low`` and ``high``."""
+    _check_floating("uniform_", t)
+    low, high = need_number("uniform_", "low", low), need_number("uniform_", "high", high)
+    if not low <= high:
+        raise ValueError(f"uniform_ expected low <= high, got {low} and {high}")
     return _fill(t, random.generator().uniform(low, high, t.shape))
 
 
 def normal_(t: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal with this mean and standard deviation."""
+    _check_floating("normal_", t)
+    mean, std = need_number("normal_", "mean", mean), need_number("normal_", "std", std, 0)
     return _fill(t, mean + std * random.generator().standard_normal(t.shape))
 
 
 def _fan(name: str, t: Tensor, mode: str) -> int:
     fan_in, fan_out = _fans(name, t)
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"{name} expected mode to be 'fan_in' or 'fan_out', got {mode!r}")
-    return fan_in if mode == "fan_in" else fan_out
+    need_one_of(name, "mode", mode, "fan_in", "fan_out")
+    fan = fan_in if mode == "fan_in" else fan_out
+    if not fan:
+        raise ValueError(f"{name} expected a weight of at least one element, got shape {t.shape}")
+    return fan
 
 
 def kaiming_normal_(t: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..ops.conv import pair
+from ..backend import type_name
+from ..ops.checks import need_bool, need_int, need_number, one_axis, pair, shape_of
+from ..ops.loss import check_reduction, check_smoothing
 from ..tensor import Tensor
 from . import init
 from .module import Module, Parameter
@@ -16,18 +18,23 @@ from .module import Module, Parameter
 
 def _positive(layer: str, **numbers: Any) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-            raise ValueError(f"{layer} expected {name} to be an int of at least 1, got {value!r}")
+        need_int(layer, name, value, 1)
 
 
 def _new(*shape: int) -> Parameter:
     return Parameter(np.empty(shape, np.float32))
 
 
+def _shape(x: Any) -> tuple[int, ...]:
+    """The shape of x; () for what has none, which ``_expect`` then refuses."""
+    return getattr(x, "shape", ())
+
+
 def _expect(layer: str, x: Any, ok: bool, shape: str) -> None:
     if not ok:
-        got = getattr(x, "shape", type(x).__name__)
-        raise ValueError(f"{layer} expected an input of shape {shape}, got {got}")
+        if not hasattr(x, "shape"):
+            raise TypeError(f"{layer} expected a Tensor or an array of shape {shape}, got {type_name(x)}")
+        raise ValueError(f"{layer} expected an input of shape {shape}, got {x.shape}")
 
 
 # ----- affine maps
@@ -40,11 +47,12 @@ class Linear(Module):
         _positive("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.weight = _new(out_features, in_features)
-        self.bias = _new(out_features) if bias else None
+        self.bias = _new(out_features) if need_bool("Linear", "bias", bias) else None
         init.default_(self.weight, self.bias, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        ok = len(x.shape) > 0 and x.shape[-1] == self.in_features
+        shape = _shape(x)
+        ok = len(shape) > 0 and shape[-1] == self.in_features
         _expect("Linear", x, ok, f"(..., {self.in_features})")
         return ops.linear(x, self.weight, self.bias)
 
@@ -69,7 +77,7 @@ class _Conv(Module):
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.weight = _new(*shape)
-        self.bias = _new(out_channels) if bias else None
+        self.bias = _new(out_channels) if need_bool(name, "bias", bias) else None
         init.default_(self.weight, self.bias, self.weight.size // self.weight.shape[0])
 
     def extra_repr(self) -> str:
@@ -103,7 +111,8 @@ class Conv2d(_Conv):
         self._setup(in_channels, out_channels, groups, (out_channels, in_channels // groups, *self.kernel_size), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        ok = len(x.shape) == 4 and x.shape[1] == self.in_channels
+        shape = _shape(x)
+        ok = len(shape) == 4 and shape[1] == self.in_channels
         _expect("Conv2d", x, ok, f"(N, {self.in_channels}, H, W)")
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -124,13 +133,13 @@ class Conv1d(_Conv):
     ):
         _positive("Conv1d", in_channels=in_channels, out_channels=out_channels, groups=groups)
         _positive("Conv1d", kernel_size=kernel_size, stride=stride, dilation=dilation)
-        if isinstance(padding, bool) or not hasattr(padding, "__index__") or padding < 0:
-            raise ValueError(f"Conv1d expected padding to be an int of at least 0, got {padding!r}")
+        need_int("Conv1d", "padding", padding, 0)
         self.kernel_size, self.stride, self.padding, self.dilation = (kernel_size,), (stride,), (padding,), (dilation,)
         self._setup(in_channels, out_channels, groups, (out_channels, in_channels // groups, kernel_size), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        ok = len(x.shape) == 3 and x.shape[1] == self.in_channels
+        shape = _shape(x)
+        ok = len(shape) == 3 and shape[1] == self.in_channels
         _expect("Conv1d", x, ok, f"(N, {self.in_channels}, L)")
         return ops.conv1d(x, self.weight, self.bias, self.stride[0], self.padding[0], self.dilation[0], self.groups)
 
@@ -158,7 +167,8 @@ class ConvTranspose2d(_Conv):
         self._setup(in_channels, out_channels, groups, (in_channels, out_channels // groups, *self.kernel_size), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        ok = len(x.shape) == 4 and x.shape[1] == self.in_channels
+        shape = _shape(x)
+        ok = len(shape) == 4 and shape[1] == self.in_channels
         _expect("ConvTranspose2d", x, ok, f"(N, {self.in_channels}, H, W)")
         how = self.stride, self.padding, self.output_padding, self.groups, self.dilation
         return ops.conv_transpose2d(x, self.weight, self.bias, *how)
@@ -188,7 +198,8 @@ class _AffineNorm(Module):
     weight: Parameter | None
     bias: Parameter | None
 
-    def _setup(self, shape: tuple[int, ...], affine: bool) -> None:
+    def _setup(self, shape: tuple[int, ...], affine: bool, name: str = "affine") -> None:
+        need_bool(type(self).__name__, name, affine)
         self.weight = init.ones_(_new(*shape)) if affine else None  # type: ignore[assignment]
         self.bias = init.zeros_(_new(*shape)) if affine else None  # type: ignore[assignment]
 
@@ -200,17 +211,18 @@ class LayerNorm(_AffineNorm):
     """(..., *normalized_shape) -> the same: each example normalised over its last axes; see ``ops.layer_norm``."""
 
     def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True):
-        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        shape = tuple(normalized_shape) if hasattr(normalized_shape, "__iter__") else (normalized_shape,)
         if not shape:
             raise ValueError("LayerNorm expected normalized_shape to be an int or a tuple of at least one, got ()")
         for n in shape:
             _positive("LayerNorm", normalized_shape=n)
-        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        self._setup(shape, elementwise_affine)
+        self.normalized_shape, self.eps = shape, need_number("LayerNorm", "eps", eps, 0)
+        self.elementwise_affine = elementwise_affine
+        self._setup(shape, elementwise_affine, "elementwise_affine")
 
     def forward(self, x: Tensor) -> Tensor:
         k = len(self.normalized_shape)
-        ok = tuple(x.shape[-k:]) == self.normalized_shape
+        ok = _shape(x)[-k:] == self.normalized_shape
         _expect("LayerNorm", x, ok, f"(..., {', '.join(map(str, self.normalized_shape))})")
         return ops.layer_norm(x, self.weight, self.bias, tuple(range(-k, 0)), self.eps)
 
@@ -225,11 +237,13 @@ class GroupNorm(_AffineNorm):
         _positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm expected num_groups={num_groups} to divide num_channels={num_channels}")
-        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self.num_groups, self.num_channels = num_groups, num_channels
+        self.eps, self.affine = need_number("GroupNorm", "eps", eps, 0), affine
         self._setup((num_channels,), affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        ok = len(x.shape) >= 2 and x.shape[1] == self.num_channels
+        shape = _shape(x)
+        ok = len(shape) >= 2 and shape[1] == self.num_channels
         _expect("GroupNorm", x, ok, f"(N, {self.num_channels}, ...)")
         return ops.group_norm(x, self.weight, self.bias, self.num_groups, self.eps)
 
@@ -244,9 +258,7 @@ class Dropout(Module):
     """In training each element is zeroed with probability p, the others divided by 1 - p; else nothing. See ``ops.dropout``."""
 
     def __init__(self, p: float = 0.5):
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
-            raise ValueError(f"Dropout expected a probability p from 0 to 1, got {p!r}")
-        self.p = p
+        self.p = need_number("Dropout", "a probability p", p, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.dropout(x, self.p, self.training)
@@ -266,7 +278,7 @@ class LeakyReLU(Module):
     """x where x > 0, else negative_slope * x."""
 
     def __init__(self, negative_slope: float = 0.01):
-        self.negative_slope = negative_slope
+        self.negative_slope = need_number("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.leaky_relu(x, negative_slope=self.negative_slope)
@@ -279,7 +291,7 @@ class ELU(Module):
     """x where x > 0, else alpha * (e ** x - 1)."""
 
     def __init__(self, alpha: float = 1.0):
-        self.alpha = alpha
+        self.alpha = need_number("ELU", "alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.elu(x, alpha=self.alpha)
@@ -390,7 +402,9 @@ class Flatten(Module):
         self.start_axis = start_axis
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.reshape(x, (*x.shape[: self.start_axis], prod(x.shape[self.start_axis :])))
+        shape = shape_of("Flatten", x)
+        start = one_axis("Flatten", self.start_axis, len(shape))
+        return ops.reshape(x, (*shape[:start], prod(shape[start:])))
 
     def extra_repr(self) -> str:
         return f"start_axis={self.start_axis}"
@@ -410,7 +424,8 @@ class CrossEntropyLoss(Module):
     """(N, C) logits, (N,) integer labels -> a number; see ``ops.cross_entropy``."""
 
     def __init__(self, reduction: str = "mean", label_smoothing: float = 0.0):
-        self.reduction, self.label_smoothing = reduction, label_smoothing
+        check_reduction("cross_entropy", reduction)
+        self.reduction, self.label_smoothing = reduction, check_smoothing(label_smoothing)
 
     def forward(self, x: Tensor, labels: Any) -> Tensor:
         return ops.cross_entropy(x, labels, self.reduction, self.label_smoothing)
@@ -420,6 +435,7 @@ class MSELoss(Module):
     """The mean of squared differences; see ``ops.mse_loss``."""
 
     def __init__(self, reduction: str = "mean"):
+        check_reduction("mse_loss", reduction)
         self.reduction = reduction
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
@@ -430,6 +446,7 @@ class BCEWithLogitsLoss(Module):
     """Binary cross-entropy of logits; see ``ops.bce_with_logits``."""
 
     def __init__(self, reduction: str = "mean"):
+        check_reduction("bce_with_logits", reduction)
         self.reduction = reduction
 
     def forward(self, x: Tensor, target: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import core
-from ..backend import to_device, to_numpy
+from ..backend import as_array, device_of, to_device, to_numpy, type_name
 from ..core import Box, Listener, listening, no_grad
 from ..tensor import Tensor
 
@@ -19,7 +19,8 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True):
-        super().__init__(to_device(_array(data), None))
+        raw = _array("Parameter", data)
+        super().__init__(raw if isinstance(data, Box) or device_of(raw) == "cuda" else to_device(raw, None))
         self.requires_grad = requires_grad
 
 
@@ -29,11 +30,15 @@ class Buffer(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any):
-        super().__init__(_array(data))
+        super().__init__(_array("Buffer", data))
 
 
-def _array(data: Any) -> Any:
-    return data._data if isinstance(data, Box) else data
+def _array(name: str, data: Any) -> Any:
+    if isinstance(data, Box):
+        return data._data
+    if not hasattr(data, "dtype"):
+        raise TypeError(f"{name} expected a Tensor or an array, got {type(data).__name__}")
+    return as_array(data)
 
 
 class Keys(NamedTuple):
@@ -61,6 +66,17 @@ class Module:
         finally:
             hooks.exit_module(self, out)
         return out
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        old = vars(self).get(name)
+        if isinstance(old, (Parameter, Buffer)) and value is not None and not isinstance(value, type(old)):
+            kind = type(old).__name__
+            advice = "; to change its values assign its .data" if isinstance(old, Parameter) else ""
+            raise TypeError(
+                f"{name} of {type(self).__name__} is a {kind}, and can be replaced by a {kind} or None, got {type_name(value)}"
+                f"{advice}"
+            )
+        object.__setattr__(self, name, value)
 
     # ----- the tree
 
@@ -179,8 +195,9 @@ class Module:
         """State that is no tensor, as arrays; such as num_batches_tracked."""
         return {}
 
-    def _load_extra_state(self, state: dict[str, np.ndarray]) -> None:
-        """Take over what ``_extra_state`` gave."""
+    def _extra_value(self, name: str, value: np.ndarray) -> Any:
+        """What the attribute ``name`` of the extra state becomes; raises ValueError for what it cannot be."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of all parameters and buffers: a dict from PyTorch's keys to arrays (copies, where the tensors live)."""
@@ -208,9 +225,9 @@ class Module:
                     here[prefix + name] = module, name, value
             for name, value in module._extra_state().items():
                 here[prefix + name] = module, name, value
-        keys = Keys([k for k in here if k not in state], [k for k in state if k not in here])
+        keys = Keys([k for k in here if k not in state], [str(k) for k in state if k not in here])
         given = {k: _plain(k, state[k]) for k in here if k in state}
-        shapes = {k: np.shape(_array(here[k][2])) for k in given}
+        shapes = {k: here[k][2].shape for k in given}
         misshapen = [f"{k}: expected {shapes[k]}, got {v.shape}" for k, v in given.items() if v.shape != shapes[k]]
         problems = (
             []
@@ -220,16 +237,19 @@ class Module:
         problems += [f"misshapen {', '.join(misshapen)}"] if misshapen else []
         if problems:
             raise ValueError(f"load_state_dict of {type(self).__name__}: {'; '.join(problems)}")
+        ready: list[tuple[Module, str, Any, Any]] = []
         for key, value in given.items():
             module, name, t = here[key]
-            if isinstance(t, Tensor):
-                raw = to_device(value.astype(t.dtype), t.device)
-                if isinstance(t, Buffer):
-                    setattr(module, name, Buffer(raw))
-                else:
-                    t.data = raw
+            try:
+                new = to_device(value.astype(t.dtype), t.device) if isinstance(t, Tensor) else module._extra_value(name, value)
+            except ValueError as error:
+                raise ValueError(f"load_state_dict of {type(self).__name__}: {key} {error}") from None
+            ready.append((module, name, t, new))
+        for module, name, t, new in ready:  # nothing above has changed anything
+            if isinstance(t, Parameter):
+                t.data = new
             else:
-                module._load_extra_state({name: value})
+                setattr(module, name, Buffer(new) if isinstance(t, Buffer) else new)
         return keys
 
     # ----- to read
@@ -252,7 +272,11 @@ class Module:
 
         The model runs once in evaluation mode, without recording; its mode, buffers and gradients stay as they are.
         """
-        if isinstance(example, (tuple, list)) and all(isinstance(n, int) for n in example):
+        if not hasattr(example, "shape") and not isinstance(example, (tuple, list)):
+            raise TypeError(f"summary() expected an example input or its shape, got {type(example).__name__}")
+        if isinstance(example, (tuple, list)):
+            if not all(isinstance(n, int) and n >= 0 for n in example):
+                raise ValueError(f"summary() expected a shape of ints of at least 0, got {example}")
             first = next(self.parameters(), None)
             dtype, device = ("float32", None) if first is None else (first.dtype, first.device)
             example = Tensor(to_device(np.zeros(example, dtype), device))
@@ -338,7 +362,7 @@ class Sequential(Module):
         return iter(_listed(self))
 
     def __getitem__(self, index: int | slice) -> Module:
-        found = _listed(self)[index]
+        found = _pick(self, index)
         return Sequential(*found) if isinstance(found, list) else found
 
     def append(self, module: Module) -> Sequential:
@@ -351,6 +375,8 @@ class ModuleList(Module):
     """A list of modules whose parameters are found; it has no forward."""
 
     def __init__(self, modules: Any = ()):
+        if isinstance(modules, Module) or not hasattr(modules, "__iter__"):
+            raise TypeError(f"ModuleList expected a sequence of Modules, got {type(modules).__name__}")
         for i, module in enumerate(modules):
             _must_be_module("ModuleList", module, i)
             setattr(self, str(i), module)
@@ -362,7 +388,7 @@ class ModuleList(Module):
         return iter(_listed(self))
 
     def __getitem__(self, index: int) -> Module:
-        return _listed(self)[index]
+        return _pick(self, index)
 
     def append(self, module: Module) -> ModuleList:
         _must_be_module("ModuleList", module, len(self))
@@ -374,7 +400,19 @@ def _listed(module: Module) -> list[Module]:
     return [m for m in vars(module).values() if isinstance(m, Module)]
 
 
+def _pick(module: Module, index: Any) -> Any:
+    try:
+        return _listed(module)[index]
+    except IndexError:
+        raise IndexError(f"{type(module).__name__} has {len(_listed(module))} modules, got index {index}") from None
+
+
 def _must_be_module(name: str, module: Any, position: int) -> None:
-    if not isinstance(module, Module):
-        hint = "; pass modules one by one, not in a list" if isinstance(module, (list, tuple)) else ""
-        raise TypeError(f"{name} expected Modules, got {type(module).__name__} at position {position}{hint}")
+    if isinstance(module, Module):
+        return
+    if isinstance(module, type) and issubclass(module, Module):
+        what = module.__name__
+        raise TypeError(f"{name} expected Modules, got the class {what} at position {position}; make one: {what}()")
+    hint = "; pass modules one by one" if isinstance(module, (list, tuple, dict)) else ""
+    hint += ", not in a list" if isinstance(module, (list, tuple)) else ""
+    raise TypeError(f"{name} expected Modules, got {type(module).__name__} at position {position}{hint}")

@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from ..backend import kernels_of
 from ..core import primitive
+from .checks import need_int, need_one_device, need_one_dtype, pair, shape_of
 from .reduce import sum as sum_
 from .shape import getitem, squeeze, unsqueeze
-
-
-def pair(name, what, value, least):
-    """An int, or a pair of them, as a pair, none less than ``least``."""
-    both = (value, value) if hasattr(value, "__index__") else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(both) != 2 or not all(hasattr(v, "__index__") and not isinstance(v, bool) and v >= least for v in both):
-        raise ValueError(f"{name} expected {what} to be an int, or a pair of ints, of at least {least}, got {value!r}")
-    return int(both[0]), int(both[1])
 
 
 def window_count(size, kernel, stride, padding, dilation=1):
@@ -71,30 +64,17 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     """
     stride, padding = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding, 0)
     dilation = pair("conv2d", "dilation", dilation, 1)
-    _check("conv2d", x, w, b, groups)
-    if x.shape[1] != w.shape[1] * groups:
-        raise ValueError(
-            f"conv2d expected an input of shape (N, {w.shape[1] * groups}, H, W) for a weight of shape {w.shape} and "
-            f"groups={groups}, got {x.shape}"
-        )
-    if w.shape[0] % groups:
-        raise ValueError(f"conv2d expected groups={groups} to divide the number of filters, got a weight of shape {w.shape}")
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"conv2d expected a bias of shape {w.shape[:1]}, got {b.shape}")
-    out = [window_count(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
-    if min(out) < 1:
-        raise ValueError(
-            f"conv2d expected an input at least as large as its kernel, got {x.shape[2:]} with padding {padding} for a kernel "
-            f"of {w.shape[2:]} with dilation {dilation}"
-        )
+    _check_filters("conv2d", "H, W", x, w, b, stride, padding, dilation, groups)
     return _conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 def conv1d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     """(N, C, L), (O, C / groups, k), (O,) or None -> (N, O, L'): conv2d along one axis; the options are ints."""
-    if len(x.shape) != 3 or len(w.shape) != 3:
-        raise ValueError(f"conv1d expected an input (N, C, L) and a weight (O, C / groups, k), got {x.shape} and {w.shape}")
-    return squeeze(conv2d(unsqueeze(x, 2), unsqueeze(w, 2), b, (1, stride), (0, padding), (1, dilation), groups), 2)
+    stride, padding = need_int("conv1d", "stride", stride, 1), need_int("conv1d", "padding", padding, 0)
+    dilation = need_int("conv1d", "dilation", dilation, 1)
+    _check_filters("conv1d", "L", x, w, b, (stride,), (padding,), (dilation,), groups)
+    how = {"stride": (1, stride), "padding": (0, padding), "dilation": (1, dilation), "groups": groups}
+    return squeeze(_conv2d(unsqueeze(x, 2), unsqueeze(w, 2), b, **how), 2)
 
 
 def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
@@ -105,12 +85,14 @@ def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups
     stride, padding = pair("conv_transpose2d", "stride", stride, 1), pair("conv_transpose2d", "padding", padding, 0)
     dilation = pair("conv_transpose2d", "dilation", dilation, 1)
     extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
-    _check("conv_transpose2d", x, w, b, groups)
-    if x.shape[1] != w.shape[0] or x.shape[1] % groups:
+    _check("conv_transpose2d", "H, W", x, w, b, groups)
+    if x.shape[1] != w.shape[0]:
         raise ValueError(
             f"conv_transpose2d expected an input of shape (N, {w.shape[0]}, H, W) for a weight of shape {w.shape} and "
             f"groups={groups}, got {x.shape}"
         )
+    if x.shape[1] % groups:
+        raise ValueError(f"conv_transpose2d expected groups={groups} to divide the {x.shape[1]} input channels")
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise ValueError(
             f"conv_transpose2d expected output_padding less than stride {stride} or dilation {dilation}, got {extra}"
@@ -123,17 +105,42 @@ def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups
     ]
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d would give an output of size {tuple(size)} for an input of shape {x.shape}")
+    if b is not None:
+        need_one_device("conv_transpose2d", x=x, w=w, b=b)
     shape = (x.shape[0], w.shape[1] * groups, *size)
     y = _conv2d_input(x, w, shape=shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 
 
-def _check(name, x, w, b, groups):
-    if len(x.shape) != 4 or len(w.shape) != 4:
+def _check(name, axes, x, w, b, groups):
+    """What all convolutions expect of their arrays, with these axes after the batch and the channels."""
+    ndim = 3 + axes.count(",")
+    if len(shape_of(name, x)) != ndim or len(shape_of(name, w, "w")) != ndim:
         raise ValueError(
-            f"{name} expected an input (N, C, H, W) and a weight of 4 dimensions, got shapes {x.shape} and {w.shape}"
+            f"{name} expected an input (N, C, {axes}) and a weight of {ndim} dimensions, got shapes {x.shape} and {w.shape}"
         )
-    if isinstance(groups, bool) or not hasattr(groups, "__index__") or groups < 1:
-        raise ValueError(f"{name} expected groups to be an int of at least 1, got {groups!r}")
-    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
-        raise TypeError(f"{name} expected one dtype, got an input of {x.dtype} and parameters of {w.dtype}")
+    if b is not None:
+        shape_of(name, b, "b")
+    if 0 in w.shape:
+        raise ValueError(f"{name} expected a weight of at least one element, got shape {w.shape}")
+    need_int(name, "groups", groups, 1)
+    need_one_dtype(name, x, w, b)
+
+
+def _check_filters(name, axes, x, w, b, stride, padding, dilation, groups):
+    """What a cross-correlation with the filters w expects."""
+    _check(name, axes, x, w, b, groups)
+    if x.shape[1] != w.shape[1] * groups:
+        raise ValueError(
+            f"{name} expected an input of shape (N, {w.shape[1] * groups}, {axes}) for a weight of shape {w.shape} and "
+            f"groups={groups}, got {x.shape}"
+        )
+    if w.shape[0] % groups:
+        raise ValueError(f"{name} expected groups={groups} to divide the number of filters, got a weight of shape {w.shape}")
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"{name} expected a bias of shape {w.shape[:1]}, got {b.shape}")
+    if min(map(window_count, x.shape[2:], w.shape[2:], stride, padding, dilation)) < 1:
+        raise ValueError(
+            f"{name} expected an input at least as large as its kernel, got {x.shape[2:]} with padding {padding} for a kernel "
+            f"of {w.shape[2:]} with dilation {dilation}"
+        )

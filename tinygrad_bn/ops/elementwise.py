@@ -234,8 +234,13 @@ def minimum(x, y):
 
 @primitive
 def where(condition, x, y):
-    """x where the condition holds, else y, broadcast. The condition gets no gradient."""
-    return _xp(condition, x, y).where(condition, x, y)
+    """x where the condition, of booleans, holds, else y, broadcast. The condition gets no gradient."""
+    if not isinstance(condition, bool) and condition.dtype.kind != "b":
+        raise TypeError(f"where expected a condition of booleans, got {condition.dtype}")
+    out = _xp(condition, x, y).where(condition, x, y)
+    if out.dtype.kind not in "fiub":
+        raise TypeError(f"where expected numbers, got a result of {out.dtype}")
+    return out
 
 
 @primitive
@@ -243,7 +248,12 @@ def clip(x, *, lo=None, hi=None):
     """x, limited to [lo, hi]; None is no limit. The derivative is 1 from lo to hi, both included, and 0 outside."""
     if lo is None and hi is None:
         return x.copy()
-    return _xp(x).clip(x, lo, hi)
+    xp = _xp(x)
+    try:
+        return xp.clip(x, lo, hi)
+    except TypeError as error:
+        limits = f"{type(lo).__name__} and {type(hi).__name__}"
+        raise TypeError(f"clip expected lo and hi to be numbers or None, got {limits}; use maximum and minimum") from error
 
 
 def _share(x, y, larger):

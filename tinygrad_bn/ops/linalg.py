@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+from itertools import chain
 
 from ..backend import xp_of
 from ..core import primitive
+from .checks import need_one_dtype, shape_of
 from .reduce import sum as sum_
 from .shape import expand, getitem, reshape, swapaxes, unsqueeze
 
@@ -46,8 +48,7 @@ def linear(x, w, b=None):
     """(..., in), (out, in), (out,) or None -> (..., out): x @ w.T + b."""
     if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
         raise ValueError(f"linear expected an input (..., in) and a weight (out, in), got shapes {x.shape} and {w.shape}")
-    if x.dtype != w.dtype or (b is not None and b.dtype != w.dtype):
-        raise TypeError(f"linear expected one dtype, got an input of {x.dtype} and parameters of {w.dtype}")
+    need_one_dtype("linear", x, w, b)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear expected a bias of shape {w.shape[:1]}, got {b.shape}")
     y = xp_of(x).matmul(x, w.T)
@@ -70,13 +71,15 @@ def einsum(subscripts, *operands):
     """NumPy's einsum, also with ``...`` and with a letter twice in one operand ("ii->i")."""
     if not isinstance(subscripts, str):
         raise TypeError(f"einsum expected the subscripts as a string first, got {type(subscripts).__name__}")
-    inputs, output = _explicit(subscripts, [len(x.shape) for x in operands])
+    shapes = [shape_of("einsum", x, f"operands[{i}]") for i, x in enumerate(operands)]
+    inputs, output = _explicit(subscripts, shapes)
     return _einsum(*operands, inputs=inputs, output=output)
 
 
 @primitive
-def _einsum(*xs, inputs, output):
-    return xp_of(xs[0]).einsum(f"{','.join(inputs)}->{output}", *xs, optimize=len(xs) > 1)  # (then by BLAS where it can be)
+def _einsum(*operands, inputs, output):
+    subscripts = f"{','.join(inputs)}->{output}"
+    return xp_of(operands[0]).einsum(subscripts, *operands, optimize=len(operands) > 1)  # (then by BLAS where it can be)
 
 
 @_einsum.vjp
@@ -108,14 +111,17 @@ def _eye(g, n):
     return xp_of(raw).eye(n, dtype=raw.dtype)
 
 
-def _explicit(subscripts, ndims):
+def _explicit(subscripts, shapes):
     """Operand and output letters, with ``...`` spelled out and the implied output written."""
+    ndims = [len(shape) for shape in shapes]
     text = subscripts.replace(" ", "")
     left, arrow, right = text.partition("->")
     parts = left.split(",")
     if len(parts) != len(ndims):
         raise ValueError(f"einsum {subscripts!r} names {len(parts)} operands, got {len(ndims)}")
-    if set(text.replace("...", "").replace("->", "").replace(",", "")) - set(string.ascii_letters):
+    pieces = [*parts, right]
+    letters = "".join(pieces).replace("...", "")
+    if set(letters) - set(string.ascii_letters) or any(p.count("...") > 1 for p in pieces):
         raise ValueError(f"einsum expected letters, commas, '...' and one '->', got {subscripts!r}")
     spare = [c for c in reversed(string.ascii_letters) if c not in text]
     dots = [n - len(p.replace("...", "")) for p, n in zip(parts, ndims, strict=True)]
@@ -125,7 +131,17 @@ def _explicit(subscripts, ndims):
     most = max([d for p, d in zip(parts, dots, strict=True) if "..." in p], default=0)
     names = "".join(spare[:most])
     full = tuple(p.replace("...", names[most - d :]) for p, d in zip(parts, dots, strict=True))
+    lengths = {}
+    for letter, n in zip("".join(full), chain(*shapes), strict=True):
+        if n != lengths.setdefault(letter, n) and n != 1:
+            if lengths[letter] != 1:
+                what = "..." if letter in names else letter
+                raise ValueError(f"einsum {subscripts!r} expected one length for {what!r}, got {lengths[letter]} and {n}")
+            lengths[letter] = n
     if not arrow:
-        letters = sorted({c for c in left.replace("...", "").replace(",", "") if left.count(c) == 1})
-        return full, names + "".join(letters)
-    return full, right.replace("...", names)
+        return full, names + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
+    output = right.replace("...", names)
+    for letter in output:
+        if letter not in lengths or output.count(letter) > 1:
+            raise ValueError(f"einsum {subscripts!r} expected each output letter once, and in an operand, got {letter!r}")
+    return full, output

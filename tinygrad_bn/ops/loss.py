@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..backend import device_of, kernels_of, xp_of
 from ..core import Box, primitive
+from .checks import axes_of, need_elements, need_floating, need_number, need_one_device, need_one_of, shape_of
 from .elementwise import exp, softplus, square
-from .reduce import axes_of, mean
+from .reduce import mean
 from .reduce import sum as sum_
 
 
@@ -13,6 +14,7 @@ from .reduce import sum as sum_
 def softmax(x, *, axis=-1):
     """e ** x / sum(e ** x) along ``axis``, without overflow."""
     axes = axes_of("softmax", x.ndim, axis)
+    need_elements("softmax", x, axes)
     y = xp_of(x).exp(x - x.max(axis=axes, keepdims=True))
     y /= y.sum(axis=axes, keepdims=True)
     return y
@@ -23,6 +25,8 @@ def log_softmax(x, *, axis=-1):
     """The logarithm of softmax, exact where softmax itself rounds to 0."""
     xp = xp_of(x)
     axes = axes_of("log_softmax", x.ndim, axis)
+    need_elements("log_softmax", x, axes)
+    need_floating("log_softmax", x)
     d = x - x.max(axis=axes, keepdims=True)
     d -= xp.log(xp.exp(d).sum(axis=axes, keepdims=True))
     return d
@@ -37,14 +41,23 @@ def _(g, out, _x, *, axis):
 log_softmax.defvjp(lambda g, out, _x, *, axis: g - exp(out) * sum_(g, axis, keepdims=True))
 
 
+def check_reduction(name, reduction):
+    need_one_of(name, "reduction", reduction, "mean", "sum", "none")
+
+
+def check_smoothing(label_smoothing):
+    return need_number("cross_entropy", "label_smoothing", label_smoothing, 0, 1)
+
+
 def _reduce(name, losses, reduction):
-    if reduction == "mean":
-        return mean(losses)
-    if reduction == "sum":
-        return sum_(losses)
+    check_reduction(name, reduction)
     if reduction == "none":
         return losses
-    raise ValueError(f"{name} expected reduction to be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "sum":
+        return sum_(losses)
+    if 0 in losses.shape:
+        raise ValueError(f"{name} expected at least one loss to average, got none")
+    return mean(losses)
 
 
 @primitive
@@ -71,16 +84,18 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     0..C-1 raises ValueError on the CPU; on CUDA, where the check would wait for the device, it makes its loss NaN.
     """
     raw = labels._data if isinstance(labels, Box) else labels
-    if len(x.shape) != 2:
+    if len(shape_of("cross_entropy", x)) != 2:
         raise ValueError(f"cross_entropy expected logits of shape (N, C), got {x.shape}")
-    if isinstance(raw, list) or not hasattr(raw, "dtype"):
+    need_floating("cross_entropy", x)
+    if not x.shape[1]:
+        raise ValueError(f"cross_entropy expected logits of at least one class, got shape {x.shape}")
+    if not hasattr(raw, "dtype"):
         raise TypeError(f"cross_entropy expected labels as a Tensor or an array, got {type(labels).__name__}")
     if raw.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy expected integer labels (class numbers), got {raw.dtype}")
     if raw.shape != x.shape[:1]:
         raise ValueError(f"cross_entropy expected labels of shape {x.shape[:1]} for logits of shape {x.shape}, got {raw.shape}")
-    if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy expected label_smoothing from 0 to 1, got {label_smoothing!r}")
+    label_smoothing = check_smoothing(label_smoothing)
     if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
         raise ValueError(
             f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
@@ -89,18 +104,19 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     return _reduce("cross_entropy", _cross_entropy(x, raw, label_smoothing=float(label_smoothing)), reduction)
 
 
-def _same_shape(name, x, target):
-    if x.shape != target.shape:
+def _check_target(name, x, target):
+    if shape_of(name, x) != shape_of(name, target, "target"):
         raise ValueError(f"{name} expected an input and a target of one shape, got {x.shape} and {target.shape}")
+    need_one_device(name, x=x, target=target)
 
 
 def mse_loss(x, target, reduction="mean"):
     """(*S), (*S) -> the mean ("sum", "none") of (x - target)**2."""
-    _same_shape("mse_loss", x, target)
+    _check_target("mse_loss", x, target)
     return _reduce("mse_loss", square(x - target), reduction)
 
 
 def bce_with_logits(x, target, reduction="mean"):
     """(*S) logits, (*S) targets in [0, 1] -> the mean ("sum", "none") of -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid."""
-    _same_shape("bce_with_logits", x, target)
+    _check_target("bce_with_logits", x, target)
     return _reduce("bce_with_logits", softplus(x) - x * target, reduction)

@@ -11,8 +11,9 @@ from math import prod
 from .. import random
 from ..backend import kernels_of
 from ..core import Box, cast, primitive
+from .checks import axes_of, is_int, need_floating, need_number, shape_of
 from .elementwise import rsqrt, sqrt
-from .reduce import axes_of, mean
+from .reduce import mean
 from .reduce import sum as sum_
 from .shape import reshape
 
@@ -22,20 +23,21 @@ def channel_axes(ndim):
     return (0, *range(2, ndim))
 
 
-def _check(name, x, parameters, shape, what):
-    """Shapes and dtypes of a normalisation's parameters."""
-    if x.dtype.kind != "f":
-        raise TypeError(f"{name} expected a floating input, got {x.dtype}")
+def check_parameters(name, x, parameters, shape, what="one value per channel"):
+    """Shapes and dtypes of a normalisation's input and of its parameters by name, of which gamma and beta may be None."""
+    need_floating(name, x)
     for label, p in parameters.items():
-        if p is None:
+        if p is None and label in ("gamma", "beta"):
             continue
-        if p.shape != shape:
+        if shape_of(name, p, label) != shape:
             raise ValueError(
                 f"{name} expected {label} of shape {shape} ({what}) for an input of shape {x.shape}, got {p.shape}"
             )
         # float16 inputs go with float32 parameters: statistics in half precision are not worth having
         if p.dtype != x.dtype and not (x.dtype == "float16" and p.dtype == "float32"):
             raise TypeError(f"{name} expected one dtype, got an input of {x.dtype} and {label} of {p.dtype}")
+    if (parameters.get("gamma") is None) != (parameters.get("beta") is None):
+        raise ValueError(f"{name} expected both gamma and beta, or neither")
 
 
 def _wide(x):
@@ -69,22 +71,22 @@ def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
     aux: the batch's mean and biased variance, (C,), in at least float32. gamma and beta may both be None. Ioffe & Szegedy
     2015, Algorithm 1. Raises ValueError for fewer than two values per channel.
     """
-    _check_batch(x, gamma, beta)
+    eps = _check_batch(x, gamma, beta, eps)
     return kernels_of(x).batch_norm(x, gamma, beta, eps)
 
 
-def _check_batch(x, gamma, beta):
-    if x.ndim < 2:
+def _check_batch(x, gamma, beta, eps):
+    """eps as a float; the rest is for raising."""
+    if len(shape_of("batch_norm", x)) < 2:
         raise ValueError(f"batch_norm expected an input of shape (N, C, ...), got {x.shape}")
-    _check("batch_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2], "one value per channel")
-    if (gamma is None) != (beta is None):
-        raise ValueError("batch_norm expected both gamma and beta, or neither")
+    check_parameters("batch_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2])
     m = x.size // x.shape[1] if x.shape[1] else 0
     if m < 2:
         raise ValueError(
             f"batch_norm expected more than 1 value per channel in training, got {m} (input of shape {x.shape}); is this a "
             "last, partial batch? Leave it out with drop_last=True"
         )
+    return need_number("batch_norm", "eps", eps, 0)
 
 
 @batch_norm.vjp
@@ -100,7 +102,7 @@ def _(g, _y, x, gamma, _beta, *, aux, eps):
 
 def batch_norm_composed(x, gamma=None, beta=None, eps=1e-5):
     """What batch_norm computes, as a graph of primitive operations: to be looked at, and to hold the fused one against."""
-    _check_batch(x, gamma, beta)
+    eps = _check_batch(x, gamma, beta, eps)
     dtype, x = x.dtype, _wide(x)
     axes = channel_axes(len(x.shape))
     mu = mean(x, axes, keepdims=True)
@@ -114,15 +116,17 @@ def batch_norm_composed(x, gamma=None, beta=None, eps=1e-5):
 
 
 @primitive
-def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5):
+def batch_norm_inference(x, gamma=None, beta=None, mean=None, var=None, *, eps=1e-5):
     """(N, C, *S), four times (C,) -> (N, C, *S): y = gamma (x - mean) / sqrt(var + eps) + beta, with the given statistics.
 
-    An affine map for each channel: no example depends on another. gamma and beta may be None. Ioffe & Szegedy 2015, Alg. 2.
+    An affine map for each channel: no example depends on another. gamma and beta may both be None, mean and var may not.
+    Ioffe & Szegedy 2015, Algorithm 2.
     """
     if x.ndim < 2:
         raise ValueError(f"batch_norm_inference expected an input of shape (N, C, ...), got {x.shape}")
     parameters = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
-    _check("batch_norm_inference", x, parameters, x.shape[1:2], "one value per channel")
+    check_parameters("batch_norm_inference", x, parameters, x.shape[1:2])
+    eps = need_number("batch_norm_inference", "eps", eps, 0)
     return kernels_of(x).batch_norm_inference(x, gamma, beta, mean, var, eps)
 
 
@@ -176,13 +180,12 @@ def layer_norm(x, gamma=None, beta=None, axes=-1, eps=1e-5):
 
     y = gamma (x - mean) / sqrt(var + eps) + beta. No example depends on another. Ba, Kiros & Hinton 2016.
     """
-    axes = tuple(sorted(axes_of("layer_norm", len(x.shape), axes)))
+    axes = tuple(sorted(axes_of("layer_norm", len(shape_of("layer_norm", x)), axes)))
     shape = tuple(x.shape[a] for a in axes)
     if not axes or prod(shape) == 0:
         raise ValueError(f"layer_norm expected at least one element to normalise over, got an input of shape {x.shape}")
-    _check("layer_norm", x, {"gamma": gamma, "beta": beta}, shape, "that of the normalised axes")
-    if (gamma is None) != (beta is None):
-        raise ValueError("layer_norm expected both gamma and beta, or neither")
+    check_parameters("layer_norm", x, {"gamma": gamma, "beta": beta}, shape, "that of the normalised axes")
+    eps = need_number("layer_norm", "eps", eps, 0)
     return _layer_norm(x, gamma, beta, axes=axes, eps=eps)[0]
 
 
@@ -211,15 +214,14 @@ def group_norm(x, gamma=None, beta=None, num_groups=1, eps=1e-5):
 
     gamma and beta may both be None. No example depends on another. Wu & He 2018.
     """
-    if len(x.shape) < 2:
+    if len(shape_of("group_norm", x)) < 2:
         raise ValueError(f"group_norm expected an input of shape (N, C, ...), got {x.shape}")
-    if isinstance(num_groups, bool) or not hasattr(num_groups, "__index__") or num_groups < 1 or x.shape[1] % num_groups:
+    if not is_int(num_groups) or num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"group_norm expected num_groups to divide the {x.shape[1]} channels, got {num_groups!r}")
     if prod(x.shape[1:]) == 0:
         raise ValueError(f"group_norm expected at least one element to normalise over, got an input of shape {x.shape}")
-    _check("group_norm", x, {"gamma": gamma, "beta": beta}, tuple(x.shape[1:2]), "one value per channel")
-    if (gamma is None) != (beta is None):
-        raise ValueError("group_norm expected both gamma and beta, or neither")
+    check_parameters("group_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2])
+    eps = need_number("group_norm", "eps", eps, 0)
     return _group_norm(x, gamma, beta, num_groups=int(num_groups), eps=eps)[0]
 
 
@@ -240,9 +242,7 @@ def dropout(x, p=0.5, training=True):
     Srivastava et al. 2014. The mask is a function of one key drawn from the package's generator (``manual_seed``) and of the
     element's position: the same on every device, whatever the dtype.
     """
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout expected a probability p from 0 to 1, got {p!r}")
-    raw = x._data if isinstance(x, Box) else x
-    if raw.dtype.kind != "f":
-        raise TypeError(f"dropout expected a floating input, got {raw.dtype}")
+    p = need_number("dropout", "a probability p", p, 0, 1)
+    shape_of("dropout", x)
+    need_floating("dropout", x)
     return _dropout(x, p=float(p), key=random.draw_key()) if training and p else x

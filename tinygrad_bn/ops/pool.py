@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..backend import kernels_of, xp_of
 from ..core import primitive
-from .conv import pair, window_count
+from .checks import need_floating, pair, shape_of
+from .conv import window_count
 from .linalg import matmul
 
 
@@ -52,8 +53,9 @@ _avg_pool2d_spread.defvjp(lambda g, _out, _g, *, shape, **how: _avg_pool2d(g, **
 
 
 def _window(name, x, kernel_size, stride, padding):
-    if len(x.shape) != 4:
+    if len(shape_of(name, x)) != 4:
         raise ValueError(f"{name} expected an input of shape (N, C, H, W), got {x.shape}")
+    need_floating(name, x)
     kernel = pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else pair(name, "stride", stride, 1)
     padding = pair(name, "padding", padding, 0)
@@ -82,8 +84,9 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0):
 def adaptive_avg_pool2d(x, output_size):
     """(N, C, H, W) -> (N, C, *output_size): means over windows from floor(i H / H') to ceil((i + 1) H / H'), as in PyTorch."""
     size = pair("adaptive_avg_pool2d", "output_size", output_size, 1)
-    if len(x.shape) != 4 or min(x.shape[2:]) < 1:
+    if len(shape_of("adaptive_avg_pool2d", x)) != 4 or min(x.shape[2:]) < 1:
         raise ValueError(f"adaptive_avg_pool2d expected an input of shape (N, C, H, W), got {x.shape}")
+    need_floating("adaptive_avg_pool2d", x)
     (h, w), (oh, ow) = x.shape[2:], size
     if h % oh == 0 and w % ow == 0:
         return avg_pool2d(x, (h // oh, w // ow))

@@ -7,24 +7,9 @@ from math import prod
 
 from ..backend import xp_of
 from ..core import broadcast_to, primitive
+from .checks import axes_of, need_elements, need_int, one_axis
 from .elementwise import cast_like, exp
-from .shape import flip, one_axis, reshape
-
-
-def axes_of(name, ndim, axis):
-    """The axes as a tuple of non-negative ints; a clear error for one that is not there or comes twice."""
-    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    for a in given:
-        if isinstance(a, bool) or not hasattr(a, "__index__"):
-            raise TypeError(f"{name} expected axis to be an int, a tuple of ints or None, got {axis!r}")
-        if not -ndim <= a < ndim:
-            raise ValueError(
-                f"{name} expected an axis from {-ndim} to {ndim - 1} for an input of {ndim} dimensions, got {axis}"
-            )
-    axes = tuple(a % ndim for a in given)
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"{name} expected each axis once, got {axis}")
-    return axes
+from .shape import flip, reshape
 
 
 def _kept(shape, axes):
@@ -41,21 +26,22 @@ def _spread(g, shape, axis):
 @primitive
 def sum(x, *, axis=None, keepdims=False):
     """The sum over ``axis``."""
-    return x.sum(axis=axes_of("sum", x.ndim, axis), keepdims=keepdims)
+    return x.sum(axis=axes_of("sum", x.ndim, axis, keepdims), keepdims=keepdims)
 
 
 @primitive
 def mean(x, *, axis=None, keepdims=False):
     """The mean over ``axis``; an empty one raises ValueError."""
-    axes = axes_of("mean", x.ndim, axis)
-    _not_empty("mean", x, axes)
+    axes = axes_of("mean", x.ndim, axis, keepdims)
+    need_elements("mean", x, axes)
     return x.mean(axis=axes, keepdims=keepdims)
 
 
 @primitive
 def var(x, *, axis=None, ddof=0, keepdims=False):
     """The variance over ``axis``: the sum of squared distances from the mean over (n - ddof). Two passes."""
-    axes = axes_of("var", x.ndim, axis)
+    axes = axes_of("var", x.ndim, axis, keepdims)
+    need_int("var", "ddof", ddof, 0)
     n = prod(x.shape[a] for a in axes)
     if n <= ddof:
         raise ValueError(f"var expected more than ddof={ddof} elements along axis {axis}, got {n} (input of shape {x.shape})")
@@ -66,16 +52,16 @@ def var(x, *, axis=None, ddof=0, keepdims=False):
 @primitive
 def max(x, *, axis=None, keepdims=False):
     """The largest element over ``axis``; equal ones share the gradient. NaN if there is one."""
-    axes = axes_of("max", x.ndim, axis)
-    _not_empty("max", x, axes)
+    axes = axes_of("max", x.ndim, axis, keepdims)
+    need_elements("max", x, axes)
     return x.max(axis=axes, keepdims=keepdims)
 
 
 @primitive
 def min(x, *, axis=None, keepdims=False):
     """The smallest element over ``axis``; equal ones share the gradient. NaN if there is one."""
-    axes = axes_of("min", x.ndim, axis)
-    _not_empty("min", x, axes)
+    axes = axes_of("min", x.ndim, axis, keepdims)
+    need_elements("min", x, axes)
     return x.min(axis=axes, keepdims=keepdims)
 
 
@@ -83,8 +69,8 @@ def min(x, *, axis=None, keepdims=False):
 def logsumexp(x, *, axis=None, keepdims=False):
     """log(sum(e ** x)) over ``axis``, without overflow."""
     xp = xp_of(x)
-    axes = axes_of("logsumexp", x.ndim, axis)
-    _not_empty("logsumexp", x, axes)
+    axes = axes_of("logsumexp", x.ndim, axis, keepdims)
+    need_elements("logsumexp", x, axes)
     top = x.max(axis=axes, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0.0)
     out = top + xp.log(xp.exp(x - top).sum(axis=axes, keepdims=True))
@@ -100,12 +86,9 @@ def cumsum(x, *, axis):
 @primitive
 def argmax(x, *, axis=None):
     """The position of the largest element along ``axis``, or in the flattened array. No gradient."""
-    return x.argmax(axis=None if axis is None else one_axis("argmax", axis, x.ndim))
-
-
-def _not_empty(name, x, axes):
-    if prod(x.shape[a] for a in axes) == 0:
-        raise ValueError(f"{name} expected at least one element to reduce, got an input of shape {x.shape}")
+    at = None if axis is None else one_axis("argmax", axis, x.ndim)
+    need_elements("argmax", x, range(x.ndim) if at is None else (at,))
+    return x.argmax(axis=at)
 
 
 sum.defvjp(lambda g, _out, _x, *, axis, keepdims: _spread(g, _x.shape, axis))

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 
-from ..backend import device_of, xp_of, zeros
+from ..backend import ARRAY_TYPES, device_of, xp_of, zeros
 from ..backend import to_device as move_array
 from ..core import AddAt, Box, broadcast_to, primitive
-
-
-def _ints(name, what, values):
-    """A tuple or separate ints as a tuple of ints."""
-    if len(values) == 1 and isinstance(values[0], (tuple, list)):
-        values = tuple(values[0])
-    for v in values:
-        if isinstance(v, bool) or not hasattr(v, "__index__"):
-            raise TypeError(f"{name} expected {what} as ints, got {values!r}")
-    return tuple(int(v) for v in values)
-
-
-def one_axis(name, axis, ndim):
-    """One axis as a non-negative int."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"{name} expected axis to be an int, got {axis!r}")
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{name} expected an axis from {-ndim} to {ndim - 1}, got {axis}")
-    return int(axis) % ndim
-
+from .checks import axes_of, ints_of, is_int, need_one_device, one_axis, shape_of
 
 # ----- reshape
 
@@ -42,8 +23,8 @@ _reshape.defvjp(lambda g, _out, _x, *, shape: _reshape(g, shape=_x.shape))
 
 def reshape(x, *shape):
     """x with another shape of as many elements: a tuple or separate ints, one of which may be -1."""
-    target = _ints("reshape", "the new shape", shape)
-    size, known = prod(x.shape), prod(n for n in target if n != -1)
+    target = ints_of("reshape", "the new shape", shape)
+    size, known = prod(shape_of("reshape", x)), prod(n for n in target if n != -1)
     fits = size == known if -1 not in target else known != 0 and size % known == 0 and target.count(-1) == 1
     if not fits or any(n < -1 for n in target):
         raise ValueError(f"reshape cannot bring shape {x.shape} ({size} elements) to {target}")
@@ -52,13 +33,13 @@ def reshape(x, *shape):
 
 def flatten(x, start_axis=0):
     """x with all axes from ``start_axis`` on made one."""
-    start = one_axis("flatten", start_axis, len(x.shape)) if x.shape else 0
+    start = one_axis("flatten", start_axis, len(x.shape)) if shape_of("flatten", x) else 0
     return _reshape(x, shape=(*x.shape[:start], prod(x.shape[start:])))
 
 
 def squeeze(x, axis=None):
     """x without its axes of length 1, or without those named, which must have that length."""
-    ndim = len(x.shape)
+    ndim = len(shape_of("squeeze", x))
     axes = axis if isinstance(axis, tuple) else (axis,)
     drop = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else [one_axis("squeeze", a, ndim) for a in axes]
     for a in drop:
@@ -69,7 +50,7 @@ def squeeze(x, axis=None):
 
 def unsqueeze(x, axis):
     """x with a new axis of length 1 at ``axis``."""
-    at = one_axis("unsqueeze", axis, len(x.shape) + 1)
+    at = one_axis("unsqueeze", axis, len(shape_of("unsqueeze", x)) + 1)
     return _reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
@@ -86,10 +67,10 @@ _transpose.defvjp(lambda g, _out, _x, *, axes: _transpose(g, axes=tuple(sorted(r
 
 def transpose(x, *axes):
     """x with its axes in another order: a tuple or separate ints; without any, reversed."""
-    ndim = len(x.shape)
+    ndim = len(shape_of("transpose", x))
     if not axes or axes == (None,):
         return _transpose(x, axes=tuple(reversed(range(ndim))))
-    order = _ints("transpose", "the axes", axes)
+    order = ints_of("transpose", "the axes", axes)
     if sorted(a % ndim if -ndim <= a < ndim else -1 for a in order) != list(range(ndim)):
         raise ValueError(f"transpose expected each of the {ndim} axes once, got {order}")
     return _transpose(x, axes=tuple(a % ndim for a in order))
@@ -97,7 +78,7 @@ def transpose(x, *axes):
 
 def swapaxes(x, axis1, axis2):
     """x with two axes exchanged."""
-    ndim = len(x.shape)
+    ndim = len(shape_of("swapaxes", x))
     a, b = one_axis("swapaxes", axis1, ndim), one_axis("swapaxes", axis2, ndim)
     order = list(range(ndim))
     order[a], order[b] = b, a
@@ -106,7 +87,7 @@ def swapaxes(x, axis1, axis2):
 
 def moveaxis(x, source, destination):
     """x with one axis moved to another place, the others in their order."""
-    ndim = len(x.shape)
+    ndim = len(shape_of("moveaxis", x))
     a, b = one_axis("moveaxis", source, ndim), one_axis("moveaxis", destination, ndim)
     order = [i for i in range(ndim) if i != a]
     order.insert(b, a)
@@ -123,15 +104,13 @@ _flip.defvjp(lambda g, _out, _x, *, axes: _flip(g, axes=axes))
 
 def flip(x, axis=None):
     """x with the order of elements reversed along ``axis`` (an int, a tuple, or None for all)."""
-    ndim = len(x.shape)
-    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return _flip(x, axes=tuple(one_axis("flip", a, ndim) for a in axes))
+    return _flip(x, axes=axes_of("flip", len(shape_of("flip", x)), axis))
 
 
 def expand(x, *shape):
     """x repeated along its axes of length 1, and along new ones in front, to ``shape``; -1 keeps a length."""
-    target = _ints("expand", "the new shape", shape)
-    lead = len(target) - len(x.shape)
+    target = ints_of("expand", "the new shape", shape)
+    lead = len(target) - len(shape_of("expand", x))
     full = tuple(x.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(target))
     if lead < 0 or any(n != m and n != 1 for n, m in zip(x.shape, full[lead:], strict=True)) or min(full, default=0) < 0:
         raise ValueError(f"expand cannot bring shape {x.shape} to {target}: only axes of length 1 and new ones in front repeat")
@@ -142,8 +121,8 @@ def expand(x, *shape):
 
 
 @primitive
-def _concatenate(*xs, axis):
-    return xp_of(xs[0]).concatenate(xs, axis=axis)
+def _concatenate(*arrays, axis):
+    return xp_of(arrays[0]).concatenate(arrays, axis=axis)
 
 
 @_concatenate.vjp
@@ -153,7 +132,11 @@ def _(g, _out, *_xs, axis):
     return [getitem(g, (*lead, slice(end - x.shape[axis], end))) for x, end in zip(_xs, ends, strict=True)]
 
 
-def _arrays(name, arrays):
+def _arrays(name, arrays, axis):
+    if isinstance(axis, Box):
+        raise TypeError(f"{name} expected axis to be an int, got a Tensor; pass the arrays as one sequence")
+    if not hasattr(arrays, "__iter__"):
+        raise TypeError(f"{name} expected a sequence of Tensors or arrays, got {type(arrays).__name__}")
     arrays = list(arrays) if not hasattr(arrays, "shape") else [arrays[i] for i in range(arrays.shape[0])]
     if not arrays:
         raise ValueError(f"{name} expected at least one array, got none")
@@ -165,7 +148,7 @@ def _arrays(name, arrays):
 
 def concatenate(arrays, axis=0):
     """Arrays joined along an axis that they have; the other axes must agree."""
-    arrays = _arrays("concatenate", arrays)
+    arrays = _arrays("concatenate", arrays, axis)
     at = one_axis("concatenate", axis, len(arrays[0].shape))
     rest = {(*a.shape[:at], *a.shape[at + 1 :]) if len(a.shape) > at else None for a in arrays}
     if len(rest) > 1 or len({len(a.shape) for a in arrays}) > 1:
@@ -177,7 +160,7 @@ def concatenate(arrays, axis=0):
 
 def stack(arrays, axis=0):
     """Arrays of one shape, joined along a new axis."""
-    arrays = _arrays("stack", arrays)
+    arrays = _arrays("stack", arrays, axis)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack expected arrays of one shape, got {', '.join(str(a.shape) for a in arrays)}")
     at = one_axis("stack", axis, len(arrays[0].shape) + 1)
@@ -185,16 +168,23 @@ def stack(arrays, axis=0):
 
 
 def split(x, sections_or_indices, axis=0):
-    """A list of parts of x along ``axis``: so many equal ones, or cut before each of the indices."""
-    at = one_axis("split", axis, len(x.shape))
+    """A list of parts of x along ``axis``: so many equal ones, or cut before each of the rising indices."""
+    at = one_axis("split", axis, len(shape_of("split", x)))
     n = x.shape[at]
-    if hasattr(sections_or_indices, "__index__"):
+    if is_int(sections_or_indices):
         sections = int(sections_or_indices)
         if sections < 1 or n % sections:
             raise ValueError(f"split expected a number of sections that divides axis {at} of length {n}, got {sections}")
         cuts = [n // sections * i for i in range(1, sections)]
     else:
-        cuts = list(_ints("split", "the indices", tuple(sections_or_indices)))
+        if not hasattr(sections_or_indices, "__iter__"):
+            raise TypeError(f"split expected a number of sections or the indices to cut at, got {sections_or_indices!r}")
+        cuts = list(ints_of("split", "the indices", tuple(sections_or_indices)))
+        if any(not a < b for a, b in pairwise([0, *cuts, n])):
+            raise ValueError(
+                f"split expected rising indices between 0 and {n} where axis {at} of length {n} is cut (not the sizes of the "
+                f"parts), got {cuts}"
+            )
     lead = (slice(None),) * at
     return [getitem(x, (*lead, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
 
@@ -212,13 +202,12 @@ pad.defvjp(lambda g, _out, _x, *, pad_width, value: getitem(g, _inner(_x, pad_wi
 
 def _pairs(x, pad_width):
     ndim = len(x.shape)
-    if hasattr(pad_width, "__index__"):
-        pairs = ((int(pad_width),) * 2,) * ndim
-    elif len(pad_width) == 2 and all(hasattr(w, "__index__") for w in pad_width):
-        pairs = (tuple(pad_width),) * ndim
+    given = tuple(pad_width) if hasattr(pad_width, "__iter__") else (pad_width, pad_width)
+    if len(given) == 2 and all(is_int(w) for w in given):
+        pairs = (given,) * ndim
     else:
-        pairs = tuple(tuple(w) for w in pad_width)
-    if len(pairs) != ndim or any(len(w) != 2 or min(w) < 0 for w in pairs):
+        pairs = tuple(tuple(w) if hasattr(w, "__iter__") else () for w in given)
+    if len(pairs) != ndim or any(len(w) != 2 or not all(is_int(n) and n >= 0 for n in w) for w in pairs):
         raise ValueError(
             f"pad expected an int, (before, after), or {ndim} such pairs, none negative, for an input of shape {x.shape}; "
             f"got {pad_width!r}"
@@ -257,7 +246,8 @@ def getitem(x, index):
     Raises IndexError where NumPy does. (A boolean mask makes CUDA wait for its count of elements.)
     """
     items = index if isinstance(index, tuple) else (index,)
-    clean = tuple(_index_item(i, x) for i in items)
+    raw = x._data if isinstance(x, Box) else x
+    clean = tuple(_index_item(i, raw) for i in items)
     return _getitem(x, index=clean if isinstance(index, tuple) else clean[0])
 
 
@@ -265,9 +255,13 @@ def _index_item(item, x):
     if isinstance(item, Box):
         item = item._data
     if isinstance(item, list):
-        item = xp_of(x._data if isinstance(x, Box) else x).asarray(item)
+        item = xp_of(x).asarray(item)
     if hasattr(item, "dtype") and item.dtype.kind not in "iub":
         raise IndexError(f"an index expected integers or booleans, got an array of {item.dtype}")
+    if type(item) in ARRAY_TYPES and device_of(item) != device_of(x):
+        raise ValueError(
+            f"an index on {device_of(item)} cannot be used on a tensor on {device_of(x)}; move it with .to(device)"
+        )
     if isinstance(item, float):
         raise IndexError(f"an index expected ints, slices, None, Ellipsis or arrays, got the float {item!r}")
     return item
@@ -278,7 +272,11 @@ def embedding(indices, weight):
     raw = indices._data if isinstance(indices, Box) else indices
     if not hasattr(raw, "dtype") or raw.dtype.kind not in "iu":
         raise TypeError(f"embedding expected an integer array of indices, got {getattr(raw, 'dtype', type(raw).__name__)}")
-    rows = weight.shape[0]
+    shape = shape_of("embedding", weight, "weight")
+    if not shape or not shape[0]:
+        raise ValueError(f"embedding expected a weight (num_embeddings, dim) of at least one row, got shape {shape}")
+    need_one_device("embedding", indices=raw, weight=weight)
+    rows = shape[0]
     if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < rows):
         raise ValueError(f"embedding expected indices from 0 to {rows - 1}, got values from {raw.min()} to {raw.max()}")
     return _getitem(weight, index=raw)

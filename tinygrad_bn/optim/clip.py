@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_of, xp_of
+from ..backend import device_of, type_name, xp_of
 from ..core import Box
 from ..tensor import Tensor
 from .optimizer import Array, number
@@ -29,10 +29,14 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     norm_type = norm_type if norm_type == math.inf else number("clip_grad_norm_: norm_type", norm_type)
     if norm_type == 0:
         raise ValueError("clip_grad_norm_: norm_type expected a number above 0, got 0")
+    if not isinstance(parameters, (Box, Iterable)):
+        raise TypeError(
+            f"clip_grad_norm_ expected a Tensor or an iterable of them, got {type_name(parameters)}; pass .parameters()"
+        )
     params: list[Any] = [parameters] if isinstance(parameters, Box) else list(parameters)
     for position, p in enumerate(params):
         if not isinstance(p, Box):
-            raise TypeError(f"clip_grad_norm_ expected Tensors, got {type(p).__name__} at position {position}")
+            raise TypeError(f"clip_grad_norm_ expected Tensors, got {type_name(p)} at position {position}")
     grads = [p.grad for p in params if p.grad is not None]
     devices = sorted({device_of(g._data) for g in grads})
     if len(devices) > 1:

@@ -218,7 +218,8 @@ class Optimizer:
 
         ``closure``, if given, is called first, to compute loss and gradients; step returns what it returns. Never waits for
         the device. A graph that kept a changed parameter refuses to go backward from now on. Raises, before anything is
-        changed, ValueError or TypeError for a gradient unlike its parameter, or an option out of range.
+        changed, ValueError or TypeError for an option out of range, or a gradient unlike its parameter, as it is when the
+        parameter was moved or assigned after backward.
         """
         loss = None
         if closure is not None:
@@ -251,13 +252,12 @@ class Optimizer:
         g = slot.param.grad
         if g is None:
             return
-        if not isinstance(g, Box):
-            raise TypeError(f"{self._name}.step() expected a Tensor as gradient of parameter {i}, got {type(g).__name__}")
         data, view = g._data, slot.view
         if data.shape != view.shape or data.dtype != view.dtype or device_of(data) != slot.block.device:
             raise ValueError(
                 f"{self._name}.step() expected the gradient of parameter {i} to be {view.dtype} of shape {view.shape} on "
-                f"{slot.block.device}, got {data.dtype} of shape {data.shape} on {device_of(data)}"
+                f"{slot.block.device}, got {data.dtype} of shape {data.shape} on {device_of(data)}; was it computed before "
+                "the parameter was changed or moved? Call zero_grad() first"
             )
 
     # ----- saving and loading

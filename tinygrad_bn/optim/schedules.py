@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .optimizer import Optimizer, number
@@ -96,7 +96,8 @@ class Schedule:
         """For this schedule, and for its parts if it has any, the attributes that the state dict says."""
         self._check_keys(state, [*self._option_names, "base_lrs", "last_epoch"])
         options = self._check_options(**{name: state[name] for name in self._option_names})
-        base_lrs = [number(f"{self._name}: base_lrs", lr) for lr in state["base_lrs"]]
+        what = f"{self._name}: base_lrs"
+        base_lrs = [number(what, lr) for lr in listed(what, "numbers", state["base_lrs"])]
         if len(base_lrs) != len(self.base_lrs):
             raise ValueError(f"{self._name}: base_lrs expected {len(self.base_lrs)} numbers, got {len(base_lrs)}")
         return [(self, {**options, "base_lrs": base_lrs, "last_epoch": self._loaded_epoch(state)})]
@@ -121,6 +122,13 @@ def whole(what: str, value: Any, low: int = 1) -> int:
     if value < low:
         raise ValueError(f"{what} expected a whole number of at least {low}, got {value}")
     return int(value)
+
+
+def listed(what: str, kind: str, values: Any) -> list[Any]:
+    """``values`` as a list; raises unless it is a sequence."""
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} expected a sequence of {kind}, got {type(values).__name__}")
+    return list(values)
 
 
 class StepLR(Schedule):
@@ -196,7 +204,7 @@ class SequentialLR(Schedule):
     milestones: list[int]
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[Schedule], milestones: Sequence[int]):
-        schedulers = list(schedulers)
+        schedulers = listed("SequentialLR", "schedules", schedulers)
         for position, schedule in enumerate(schedulers):
             if not isinstance(schedule, Schedule):
                 raise TypeError(f"SequentialLR expected schedules, got {type(schedule).__name__} at position {position}")
@@ -208,7 +216,8 @@ class SequentialLR(Schedule):
         super().__init__(optimizer, milestones=milestones)
 
     def _check_options(self, *, milestones: Any) -> dict[str, Any]:  # type: ignore[override]
-        checked = [whole("SequentialLR: milestones", m) for m in milestones]
+        what = "SequentialLR: milestones"
+        checked = [whole(what, m) for m in listed(what, "whole numbers", milestones)]
         if len(checked) != len(self.schedulers) - 1 or checked != sorted(set(checked)):
             raise ValueError(
                 f"SequentialLR expected {len(self.schedulers) - 1} rising milestones for {len(self.schedulers)} schedules, "
