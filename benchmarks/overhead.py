@@ -2,10 +2,10 @@
 
     python benchmarks/overhead.py [--json FILE] [--rounds N]
 
-A chain of 100 operations, half of them ``y * w`` and half ``y + b`` with w and b parameters, float32, on one thread: so small that
-what is measured is the engine. "raw" is the same chain on NumPy arrays. Forward records the graph; backward walks it and gives w
-and b their gradients, which is two NumPy operations for each of the chain. The libraries take turns, and the figures are medians
-of the rounds' minima: ratios taken side by side are what can be compared.
+A chain of 100 operations, half of them ``y * w`` and half ``y + b`` with w and b parameters, float32, on one thread: so small
+that what is measured is the engine. "raw" is the same chain on NumPy arrays. Forward records the graph; backward walks it and
+gives w and b their gradients, which is two NumPy operations for each of the chain. The libraries take turns, and the figures
+are medians of the rounds' minima: ratios taken side by side are what can be compared.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def main() -> None:
         print("PyTorch is not installed: not measured")
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"microseconds": figures, "ratios": {name: value / raw for name, value in figures.items()}}, file, indent=1)
+            json.dump(
+                {"microseconds": figures, "ratios": {name: value / raw for name, value in figures.items()}}, file, indent=1
+            )
 
 
 if __name__ == "__main__":

@@ -384,8 +384,7 @@ class ndarray:
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. "
-            "Please use `.get()` to construct a NumPy array explicitly."
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
         )
 
     # -- copies and views

@@ -639,9 +639,7 @@ def _names_of_the_fake():
 def test_every_name_of_the_fake_is_a_name_of_cupy():
     cupy = _installed_cupy()
     assert [n for n in _names_of_the_fake() if not hasattr(cupy, n)] == []
-    assert [
-        n for n in dir(fake_cupy.ndarray) if not hasattr(cupy.ndarray, n) and n not in ("_a", "_base", "__weakref__")
-    ] == []
+    assert [n for n in dir(fake_cupy.ndarray) if not hasattr(cupy.ndarray, n) and n not in ("_a", "_base", "__weakref__")] == []
     for module in ("random", "linalg", "cuda", "cuda.runtime", "lib.stride_tricks"):
         ours, theirs = operator.attrgetter(module)(fake_cupy), operator.attrgetter(module)(cupy)
         assert [n for n in vars(ours) if not n.startswith("__") and not hasattr(theirs, n)] == []
@@ -673,6 +671,4 @@ def test_every_function_of_the_fake_has_the_parameters_of_cupy():
 def test_cuda_classes_have_no_member_that_cupy_lacks(name):
     theirs = getattr(_installed_cupy().cuda, name)
     known = {"id", "compute_capability", "done", "null"}
-    assert not [
-        n for n in vars(getattr(fake_cupy.cuda, name)) if n[:2] != "__" and not hasattr(theirs, n) and n not in known
-    ]
+    assert not [n for n in vars(getattr(fake_cupy.cuda, name)) if n[:2] != "__" and not hasattr(theirs, n) and n not in known]

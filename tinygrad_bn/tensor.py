@@ -352,7 +352,13 @@ class Tensor(Box):
             raise ValueError(
                 f"a value on {device_of(raw)} is not written into a tensor on {self.device}; move it with .to(device)"
             )
-        self._data[_raw(index)] = raw
+        try:
+            self._data[_raw(index)] = raw
+        except ValueError as error:
+            if "broadcast" not in str(error):
+                raise
+            shape = getattr(self._data[_raw(index)], "shape", ())
+            raise ValueError(f"an assignment to [{index}] of shape {shape} got a value of shape {np.shape(raw)}") from error
         self.bump_version()
 
     __iadd__ = _not_on_a_leaf("+", ops.add)

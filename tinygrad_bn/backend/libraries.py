@@ -94,7 +94,7 @@ def library_for(device: str | None) -> Library:
         return _libraries[np.ndarray]
     if name in ("cuda", "cuda:0"):
         return load_cuda()
-    raise ValueError(f"device expected 'cpu' or 'cuda', got {name!r}")
+    raise ValueError(f"{'TINYGRAD_BN_DEVICE' if device is None else 'device'} expected 'cpu' or 'cuda', got {name!r}")
 
 
 def to_device(x: Array, device: str | None) -> Array:
@@ -130,7 +130,8 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
 def type_name(x: Any) -> str:
     """What to call the type of x in an error: with its package, where that is another's and says more."""
     kind = type(x)
-    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}" if kind.__name__ == "Tensor" else kind.__name__
+    package = kind.__module__.partition(".")[0]
+    return f"{package}.{kind.__name__}" if kind.__name__ == "Tensor" and package != "tinygrad_bn" else kind.__name__
 
 
 def unfit(name: str, argument: str, value: Any, number_fits: bool) -> TypeError:
@@ -159,9 +160,8 @@ def explain(error: Exception, name: str, arguments: list[str], values: list, req
     if numbers and not devices:
         if len(values) == 1:
             return unfit(name, arguments[0], values[0], False)
-        return TypeError(
-            f"{name} expected a Tensor or an array among its arguments, got {' and '.join(type_name(v) for v in values)}"
-        )
+        *others, last = [type_name(v) for v in values]
+        return TypeError(f"{name} expected a Tensor or an array among its arguments, got {', '.join(others)} and {last}")
     if numbers and isinstance(error, AttributeError):  # the operation took it for an array
         return unfit(name, *numbers[0], False)
     if len(devices) > 1:

@@ -51,8 +51,10 @@ def recording(enabled: bool):
         mode.enabled = before
 
 
-def no_grad():
+def no_grad(*arguments: Any):
     """A block (or, as ``@no_grad()``, a function) whose operations are not recorded, in this thread."""
+    if arguments:
+        raise TypeError("no_grad takes no arguments: write @no_grad() or `with no_grad():`")
     return recording(False)
 
 

@@ -39,7 +39,7 @@ class Primitive:
         self.joint: Callable | None = None  # one for all of them
         self.fused: Callable | None = None  # the same numbers for a raw g
         self.mask = 0  # bit i: argument i has a rule
-        self.plans: dict[int, tuple[bool, tuple[int, ...]]] = {}  # by the bits of the inputs that want a gradient: see plan()
+        self.plans: dict[Any, tuple[bool, tuple[int, ...]]] = {}  # by the bits of the inputs that want a gradient: see plan()
 
     def argument_names(self, count: int) -> list[str]:
         return [f"{self.arrays[0]}[{i}]" for i in range(count)] if self.variadic else self.arrays
@@ -135,8 +135,7 @@ class Primitive:
         wanted = [_wants(rule, count) for rule in rules]
         keep = [any(w[i] for w in wanted) for i in range(1 + count)]
         found = keep[0], tuple(i for i in range(count) if not keep[1 + i])
-        if not self.variadic:
-            self.plans[needs] = found
+        self.plans[(needs, count) if self.variadic else needs] = found
         return found
 
 
@@ -176,7 +175,7 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
     # Without a complete set of defaults, or with a variable number of arrays, every call goes through bind().
     if me.variadic or len(defaults) != len(me.option_names):
         arity = -1
-    bind, plan, plans = me.bind, me.plan, me.plans
+    bind, plan, plans, variadic = me.bind, me.plan, me.plans, me.variadic
 
     @wraps(function)
     def apply(*args, **options):
@@ -203,7 +202,7 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
                 raw.append(a)
                 parents.append(None)
                 if type(a) is list or type(a) is tuple:  # NumPy would take it, CuPy not
-                    raise unfit(name, me.argument_names(len(raw))[-1], a, len(args) > 1)
+                    raise unfit(name, me.argument_names(len(args))[len(raw) - 1], a, len(args) > 1)
             bit += bit
         try:
             out = function(*raw, **options) if options else function(*raw)
@@ -226,7 +225,7 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
             inputs = raw
             keep_out = True
             if hooks is None:
-                keep_out, drop = plans.get(needs) or plan(needs, len(raw))
+                keep_out, drop = plans.get((needs, len(raw)) if variadic else needs) or plan(needs, len(raw))
                 for i in drop:
                     try:
                         shape = raw[i].shape

@@ -93,7 +93,7 @@ def _check_result(node: Node, number: int) -> None:
     """Raise if the result of ``node``, which a rule recorded under ``number`` needs, was changed through an alias."""
     if node.version is not None and node.version[0] > number:
         raise RuntimeError(
-            f"the result of {node.name}, which its gradient needs, was changed in place after the forward pass; run the "
+            f"the result of {node.name}, which a gradient rule needs, was changed in place after the forward pass; run the "
             "forward pass again, or change a copy"
         )
 
@@ -187,9 +187,8 @@ class _Walk:
             tensor._grad = g if self.record else graph.box_type(g._data.copy())
         return g if self.record else g._data
 
-    def deliver(self, leaf: Box) -> None:
+    def deliver(self, leaf: Box, g: Box) -> None:
         """Give a leaf its gradient of this walk: added to ``.grad``, then told to who asked to hear."""
-        g = self.take(leaf)
         if leaf._grad is None:
             leaf._grad = g
         elif self.record or leaf._grad.node is not None:
@@ -322,14 +321,14 @@ def walk_back(
                 if parent in edges:
                     edges[parent] -= 1
                     if edges[parent] == 0 and parent in table:
-                        walk.deliver(parent)
+                        walk.deliver(parent, walk.take(parent))
         if not retain:
             node.free()
 
     g = c = before = together = None  # so that take() counts no references of this function
     if targets is None:
-        for leaf in list(table):
-            walk.deliver(leaf)
+        for leaf, total in [(leaf, walk.take(leaf)) for leaf in list(table)]:  # first all, in case a hook raises
+            walk.deliver(leaf, total)
     else:
         table.update({key: value for key, value in found.items() if value is not None})  # results, beside leaves
         found.clear()

@@ -29,6 +29,8 @@ def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Raises ValueError, naming the path, what came and what was expected, for a file that is damaged, truncated, too
     long, empty, or whose header lies; OSError if the file cannot be opened.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"read_idx expected a path, got {type(path).__name__}")
     size = os.stat(path).st_size
     with unzipped(path) as stream:
         shape, dtype = _read_header(stream, path)

@@ -82,8 +82,8 @@ class _Conv(Module):
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        for name, usual in (("padding", 0), ("dilation", 1)):
-            value = getattr(self, name)
+        for name, usual in (("padding", 0), ("dilation", 1), ("output_padding", 0)):
+            value = getattr(self, name, usual)
             if value not in (usual, (usual, usual), (usual,)):
                 text += f", {name}={value}"
         if self.groups != 1:

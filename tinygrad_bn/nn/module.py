@@ -167,14 +167,16 @@ class Module:
                 raw = raw.astype(module._dtype_for(wanted), copy=False)
             return raw if device is None else to_device(raw, device)
 
-        new = [(t, m, name, moved(m, t._data)) for kind in (Parameter, Buffer) for _, m, name, t in self._named(kind)]
-        for t, module, name, raw in new:  # only once every copy has been made
-            if isinstance(t, Buffer):
-                setattr(module, name, Buffer(raw))
-            elif raw is not t._data:
-                t.data = raw
-                if t.grad is not None:
-                    t.grad = Tensor(moved(module, t.grad._data))
+        parameters = [(p, m, moved(m, p._data)) for _, m, _, p in self._named(Parameter)]
+        buffers = {id(b): Buffer(moved(m, b._data)) for _, m, _, b in self._named(Buffer)}
+        for p, module, raw in parameters:  # only once every copy has been made
+            if raw is not p._data:
+                p.data = raw
+                if p.grad is not None:
+                    p.grad = Tensor(moved(module, p.grad._data))
+        for _, module, name, b in list(self._named(Buffer, every_name=True)):  # a shared one is replaced everywhere
+            if id(b) in buffers:
+                setattr(module, name, buffers[id(b)])
         return self
 
     def cpu(self) -> Module:
@@ -335,7 +337,7 @@ def _plain(key: str, value: Any) -> np.ndarray:
         value = value.detach().cpu().numpy()
     try:
         array = to_numpy(value) if hasattr(value, "dtype") else np.asarray(value)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"load_state_dict expected an array for {key}, got {type(value).__name__}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"load_state_dict expected numbers for {key}, got {type(value).__name__} of dtype {array.dtype}")

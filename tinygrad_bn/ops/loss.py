@@ -119,4 +119,4 @@ def mse_loss(x, target, reduction="mean"):
 def bce_with_logits(x, target, reduction="mean"):
     """(*S) logits, (*S) targets in [0, 1] -> the mean ("sum", "none") of -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid."""
     _check_target("bce_with_logits", x, target)
-    return _reduce("bce_with_logits", softplus(x) - x * target, reduction)
+    return _reduce("bce_with_logits", target * softplus(-x) + (1.0 - target) * softplus(x), reduction)

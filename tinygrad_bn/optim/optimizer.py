@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import ARRAY_TYPES, device_of, to_device, xp_of
+from ..backend import ARRAY_TYPES, device_of, to_device, type_name, xp_of
 from ..core import Box, enable_grad
 from ..tensor import Tensor
 
@@ -161,7 +161,7 @@ class Optimizer:
             for position, p in enumerate(params):
                 which = f"parameter {position} of group {i}"
                 if not isinstance(p, Tensor):
-                    raise TypeError(f"{self._name} expected Tensors, got {type(p).__name__} as {which}")
+                    raise TypeError(f"{self._name} expected Tensors, got {type_name(p)} as {which}")
                 if p.node is not None:
                     raise ValueError(f"{self._name} expected leaves, got a result of {p.node.name} as {which}")
                 if p.dtype.kind != "f":
@@ -225,6 +225,10 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        for i, group in enumerate(self.param_groups):
+            missing = [name for name in self.defaults if name not in group]
+            if missing:
+                raise ValueError(f"{self._name}: group {i} misses the option {missing[0]}")
         options = [self._check_options(**{name: group[name] for name in self.defaults}) for group in self.param_groups]
         self._pack()
         for i, slot in enumerate(self._slots):

@@ -39,12 +39,14 @@ class SGD(Optimizer):
         super().__init__(params, options)
 
     def _check_options(self, *, lr: Any, momentum: Any, dampening: Any, weight_decay: Any, nesterov: Any) -> dict[str, Any]:  # type: ignore[override]
+        if not isinstance(nesterov, bool):
+            raise TypeError(f"SGD: nesterov expected True or False, got {nesterov!r}")
         checked = {
             "lr": number("SGD: lr", lr),
             "momentum": number("SGD: momentum", momentum),
             "dampening": number("SGD: dampening", dampening, low=-math.inf),
             "weight_decay": number("SGD: weight_decay", weight_decay),
-            "nesterov": bool(nesterov),
+            "nesterov": nesterov,
         }
         if nesterov and not (momentum > 0 and dampening == 0):
             raise ValueError(f"SGD with nesterov expected momentum > 0 and dampening = 0, got {momentum} and {dampening}")
