@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tinygrad_bn import backend, core
+from tinygrad_bn import backend, core, random
 from tinygrad_bn.backend import cuda, libraries
 
 # A test that takes `device` beside drawn arguments may use it again and again: it holds no state between examples.
@@ -92,10 +92,20 @@ def cuda_stand_in():
         yield d
 
 
+def _seed(request) -> int:
+    return zlib.crc32(request.node.nodeid.encode()) + int(os.environ.get("TEST_SEED", "0"))
+
+
+@pytest.fixture(autouse=True)
+def seeded_package(request):
+    """Initial weights and dropout too are the same in every run."""
+    random.manual_seed(_seed(request))
+
+
 @pytest.fixture
 def rng(request) -> np.random.Generator:
     """Random numbers that differ from test to test, and are the same in every run. TEST_SEED draws others."""
-    seed = zlib.crc32(request.node.nodeid.encode()) + int(os.environ.get("TEST_SEED", "0"))
+    seed = _seed(request)
     print(f"rng: numpy.random.default_rng({seed})")  # pytest shows it when the test fails
     return np.random.default_rng(seed)
 

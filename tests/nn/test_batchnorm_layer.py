@@ -51,6 +51,12 @@ def snapshot(layer):
     return buffers(layer), values(layer)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """For the initial weights of other layers beside BatchNorm."""
+    tg.manual_seed(0)
+
+
 # ----- the formulas
 
 

@@ -7,6 +7,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 import tinygrad_bn as tg
 from tinygrad_bn import nn
 
+
+@pytest.fixture(autouse=True)
+def seed():
+    """For the layers' initial weights."""
+    tg.manual_seed(0)
+
+
 # ----- beside PyTorch: what to call ours with, PyTorch's the same way unless said, and input shapes
 
 
@@ -75,6 +82,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_equals_pytorch(torch, rng, case):
     """Output, the gradient of the input, and those of all parameters, in float64, from PyTorch's weights."""
+    torch.manual_seed(0)
     ours, theirs = case.both(torch)
     ours.double().load_state_dict(theirs.double().state_dict())
     for shape in case.shapes:
@@ -334,6 +342,7 @@ def test_dropout_refuses_integers():
 
 def test_embedding_equals_pytorch(torch, rng):
     """Repeated rows add up in the gradient."""
+    torch.manual_seed(0)
     ours, theirs = nn.Embedding(7, 3).double(), torch.nn.Embedding(7, 3).double()
     ours.load_state_dict(theirs.state_dict())
     assert repr(ours) == repr(theirs)

@@ -11,6 +11,11 @@ NORMS = ["batch", "layer", "group", None]
 MAKERS = {"mlp": models.mlp, "cnn": models.cnn, "resnet20": models.resnet20}
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    tg.manual_seed(0)
+
+
 def size(model):
     return sum(p.size for p in model.parameters())
 
@@ -19,7 +24,6 @@ def size(model):
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_model_takes_mnist_and_trains(rng, name, norm):
     """One step: the output's shape, a gradient for every parameter, and a smaller loss on the same batch."""
-    tg.manual_seed(0)
     model = MAKERS[name](norm=norm)
     n = 4 if name == "resnet20" else 16
     side = 12 if name == "resnet20" else 28
@@ -124,7 +128,6 @@ def test_options():
 
 
 def test_weights_are_hes_and_glorots():
-    tg.manual_seed(0)
     w = models.mlp()[1].weight.data
     assert_allclose(w.std(), np.sqrt(2 / 884), rtol=0.02)
     w = models.mlp(activation="relu")[1].weight.data

@@ -36,6 +36,12 @@ class Tied(nn.Module):
         return self.c(self.b(self.a(x)))
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """For the initial weights."""
+    tg.manual_seed(0)
+
+
 def everything(model):
     """All arrays of a model, the objects themselves."""
     return [t.data for t in (*model.parameters(), *model.buffers())]

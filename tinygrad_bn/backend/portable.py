@@ -252,9 +252,23 @@ def batch_norm(x, gamma, beta, eps):
 
 
 def batch_norm_backward(g, x, gamma, mean, var, eps):
-    """dx, dgamma, dbeta from the batch's statistics."""
+    """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
     axes, view = _channels(x)
-    return _normalize_backward(g, x, gamma, mean.reshape(view), var.reshape(view), axes, eps, view, axes)
+    dtype, g, x = x.dtype, _wide(g), _wide(x)
+    inv_std = 1.0 / _xp(x).sqrt(var.reshape(view) + eps)
+    x_hat = _centred(x, mean.reshape(view))
+    x_hat *= inv_std.astype(x.dtype)
+    along_x_hat, along_one = _mean(g * x_hat, axes), _mean(g, axes)
+    dx = x_hat
+    dx *= along_x_hat.astype(x.dtype)
+    dx += along_one.astype(x.dtype)
+    dx = _xp(x).subtract(g, dx, out=dx)
+    dx *= (inv_std if gamma is None else inv_std * gamma.reshape(view)).astype(x.dtype)
+    dx = dx.astype(dtype, copy=False)
+    if gamma is None:
+        return dx, None, None
+    m = float(x.size // gamma.size)
+    return dx, *((m * v).reshape(-1).astype(gamma.dtype) for v in (along_x_hat, along_one))
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps):
