@@ -347,3 +347,17 @@ def test_anomalies_on_the_device(device):
     x = Tensor(device.array(np.array([-1.0, 2.0]))).requires_grad_()
     with np.errstate(all="ignore"), tg.detect_anomaly(), pytest.raises(FloatingPointError, match="log, .* produced NaN"):
         ops.log(x)
+
+
+@pytest.mark.parametrize("wrong", ["recorded", "fused"])
+def test_check_grads_compares_both_rules_of_an_operation_that_has_two(wrong):
+    """One serves the gradient of every day, the other the derivatives of higher order."""
+
+    @primitive
+    def three_squares(x):
+        return 3.0 * x * x
+
+    three_squares.vjp(lambda g, _out, x: ((5.0 if wrong == "recorded" else 6.0) * g * x,))
+    three_squares.fused_vjp(lambda g, _out, x: ((5.0 if wrong == "fused" else 6.0) * g * x,))
+    with pytest.raises(AssertionError, match="order 1, recorded" if wrong == "recorded" else "order 1: "):
+        tg.check_grads(three_squares, np.array([0.5, 2.0]), order=2)

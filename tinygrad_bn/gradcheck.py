@@ -31,7 +31,8 @@ def check_grads(f: Callable, args: Any, order: int = 2, rtol: float = 1e-6, atol
     ``args`` is a Tensor or array, or a sequence of them, float64; ``f`` returns a Tensor or a tuple of them. At each order one
     random direction through all arguments, and one random weighting of all outputs, drawn from ``seed``, is compared, which
     is enough: a wrong derivative agrees along a random direction with probability zero. Order k + 1 checks the gradient,
-    recorded with create_graph, as a function of the arguments and of the weights. Raises AssertionError with both numbers
+    recorded with create_graph, as a function of the arguments and of the weights. Both that gradient and the unrecorded one
+    are compared, since they may come from different rules (``vjp`` and ``fused_vjp``). Raises AssertionError with both numbers
     where they differ by more than ``atol + rtol * |number|``, and NonSmoothPoint where the one-sided slopes differ: move the
     point then.
     """
@@ -65,10 +66,14 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
     leaves = [Tensor(x.copy(), None, True) for x in points]
     values = _outputs("check_grads", f, leaves)
     tracked = [(o, w) for o, w in zip(values, weights, strict=True) if o.requires_grad]
-    found: Sequence[Any] = [None] * len(leaves)
-    if tracked:
-        found = grad([o for o, _ in tracked], leaves, [Tensor(w) for _, w in tracked], allow_unused=True)
-    analytic = sum(float((g._data * d).sum()) for g, d in zip(found, directions, strict=True) if g is not None)
+
+    def by_rules(record: bool) -> float:
+        """The slope by the rules: those that run on raw arrays, or those that are recorded."""
+        if not tracked:
+            return 0.0
+        given = [Tensor(w) for _, w in tracked]
+        found = grad([o for o, _ in tracked], leaves, given, retain_graph=True, create_graph=record, allow_unused=True)
+        return sum(float((g._data * d).sum()) for g, d in zip(found, directions, strict=True) if g is not None)
 
     # A smooth function's two one-sided slopes come half as close when the step is halved; a kink's stay apart, a jump's part.
     noise = 1e-7 * (1.0 + abs(numeric)) + 1e-11 * abs(here) / _STEP
@@ -79,11 +84,13 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
             f"the function is not smooth near this point at order {level}: along a random direction its slope is {back2:.6g} "
             f"on one side and {forward2:.6g} on the other; move the arguments away from kinks"
         )
-    if not abs(analytic - numeric) <= atol + rtol * abs(numeric):
-        raise AssertionError(
-            f"derivative of order {level}: {analytic!r} by the rules, {numeric!r} by finite differences "
-            f"(argument shapes {[x.shape for x in points]})"
-        )
+    for record in (False, True) if level < order else (False,):
+        analytic = by_rules(record)
+        if not abs(analytic - numeric) <= atol + rtol * abs(numeric):
+            raise AssertionError(
+                f"derivative of order {level}{', recorded' if record else ''}: {analytic!r} by the rules, {numeric!r} by "
+                f"finite differences (argument shapes {[x.shape for x in points]})"
+            )
     if level < order:
         count = len(points)
 

@@ -1,36 +1,25 @@
 """Layers: modules with parameters, over the operations of ``ops``."""
 
 from . import init
+from .activations import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .containers import ModuleList, Sequential
 from .layers import (
-    ELU,
-    GELU,
     AdaptiveAvgPool2d,
     AvgPool2d,
-    BCEWithLogitsLoss,
     Conv1d,
     Conv2d,
     ConvTranspose2d,
-    CrossEntropyLoss,
     Dropout,
     Embedding,
     Flatten,
-    GroupNorm,
     Identity,
-    LayerNorm,
-    LeakyReLU,
     Linear,
-    LogSoftmax,
     MaxPool2d,
-    MSELoss,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
 )
-from .module import Buffer, Module, ModuleList, Parameter, Sequential
+from .losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
+from .module import Buffer, Module, Parameter
+from .norms import GroupNorm, LayerNorm
 
 __all__ = [
     "AdaptiveAvgPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Buffer", "Conv1d",

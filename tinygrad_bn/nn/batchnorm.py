@@ -13,11 +13,12 @@ from ..ops.checks import need_bool, need_number, need_one_device, need_one_of
 from ..ops.norm import check_parameters
 from ..tensor import Tensor
 from . import init
-from .layers import _AffineNorm, _expect, _new, _positive, _shape
+from .common import expect, fresh, need_positive, shape_or_none
 from .module import Buffer
+from .norms import AffineNorm
 
 
-class _BatchNorm(_AffineNorm):
+class _BatchNorm(AffineNorm):
     """Normalise each channel of (N, C, *S) over the batch and all positions. Ioffe & Szegedy 2015.
 
     In training, with mu_B and the biased variance var_B of the m = N * prod(S) values of the channel::
@@ -56,7 +57,7 @@ class _BatchNorm(_AffineNorm):
         fused: bool = True,
     ):
         name = type(self).__name__
-        _positive(name, num_features=num_features)
+        need_positive(name, num_features=num_features)
         eps = need_number(name, "eps", eps, 0)
         if momentum is not None:
             momentum = need_number(name, "momentum", momentum, 0, 1, ", or None for the average of all batches")
@@ -72,7 +73,7 @@ class _BatchNorm(_AffineNorm):
     def reset_running_stats(self) -> None:
         """Put the running statistics back to mean 0, variance 1, and no batches."""
         like = getattr(self, "running_mean", None)
-        like = _new(self.num_features) if like is None else like
+        like = fresh(self.num_features) if like is None else like
         xp, dtype = xp_of(like._data), like.dtype
         self.running_mean = Buffer(xp.zeros(self.num_features, dtype)) if self.track_running_stats else None
         self.running_var = Buffer(xp.ones(self.num_features, dtype)) if self.track_running_stats else None
@@ -87,9 +88,9 @@ class _BatchNorm(_AffineNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         name = type(self).__name__
-        shape = _shape(x)
+        shape = shape_or_none(x)
         ok = any(len(shape) == n for n, _ in self._shapes) and shape[1] == self.num_features
-        _expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
+        expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
         batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
