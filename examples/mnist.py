@@ -8,9 +8,9 @@ Both arms start from the same weights and see the same batches, seed for seed. A
 every seed reaches TRAINS; a run that diverges counts as failed. Table, sentence and picture come from mnist_report.py.
 
 How much BatchNorm gains depends on what the classifier stands on. In the network here every layer but the last is normalised,
-also the 64 features under the classifier. Where the classifier stands on wide features that no BatchNorm normalised (in a
-trial: conv-pool-conv-pool-Linear(784-10)) the same experiment gives a factor of only about 3: the classifier then sets the
-limit, in both arms.
+also the 64 features under the classifier. Where the classifier stands on wide features that no BatchNorm normalised (in a trial
+with PyTorch: conv-pool-conv-pool-Linear(784-10)) the same experiment gives a factor of only about 3: the classifier then sets
+the limit, in both arms.
 
 It depends also on the pixels. They are standardised here, as usual: mean 0 and variance 1 over the training images. The network
 with BatchNorm hardly cares, since its first BatchNorm undoes any scale. The plain one does: on pixels as they come, from 0 to 1

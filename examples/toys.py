@@ -4,8 +4,8 @@
 
 Both arms have the same layers, learning rate, initial weights and batches, and five seeds each. On problems this small
 BatchNorm may help, do nothing, or hurt: the table says which, and speaks of a difference only where no pair of seeds
-contradicts it. It is a comparison at one learning rate, 0.03. In a trial at 0.1 the plain network learned the spirals too, and
-diverged on the curve: part of what BatchNorm does here is to make the choice less delicate.
+contradicts it. It is a comparison at one learning rate, 0.03. In our trial runs at 0.1 the plain network learned the spirals
+too, and diverged on the curve: part of what BatchNorm does here is to make the choice less delicate.
 """
 
 from __future__ import annotations

@@ -1160,11 +1160,27 @@ def test_only_what_the_rules_that_run_need_is_kept():
     assert all(isinstance(i, np.ndarray) for i in (x * z).node.inputs)
 
 
-def test_a_primitive_without_rules_records_nothing():
+def test_a_primitive_whose_rule_was_forgotten_says_so():
+    """Else it would be a constant to the graph, silently."""
+
     @primitive
     def rounded(x):
         return np.round(x)
 
+    x = leaf([1.4])
+    with pytest.raises(TypeError, match="rounded has no gradient rule: give it one"):
+        rounded(x)
+    with tg.no_grad():
+        assert float(rounded(x)) == 1.0
+    assert float(rounded(Tensor(np.array([1.4])))) == 1.0
+
+
+def test_a_primitive_whose_rule_is_none_records_nothing():
+    @primitive
+    def rounded(x):
+        return np.round(x)
+
+    rounded.defvjp(None)
     x = leaf([1.4])
     y = rounded(x)
     assert type(y) is Tensor and not y.requires_grad and y.node is None
@@ -1248,3 +1264,96 @@ def test_requires_grad():
 def test_core_knows_two_operations_of_its_own():
     made = [v for v in vars(walk).values() if hasattr(v, "primitive") and isinstance(v.primitive, core.Primitive)]
     assert {f.primitive.name for f in made} == {"sum_to", "broadcast_to", "cast"}
+
+
+# ----- memory that is seen through views, and hooks that change things
+
+
+@pytest.mark.parametrize("view", ["T", "reshape", "rows"])
+def test_a_view_of_a_leaf_shares_its_version(view):
+    """The product keeps the view, the step changes the leaf."""
+    w, x = leaf(np.ones((2, 2))), leaf(np.ones((4, 2)))
+    seen = {"T": lambda: w.T, "reshape": lambda: w.reshape(4).reshape(2, 2), "rows": lambda: w[0:2]}[view]()
+    y = (x @ seen).sum()
+    w.data[...] = 5.0
+    w.bump_version()
+    with pytest.raises(RuntimeError, match="changed in place after the forward pass"):
+        y.backward()
+
+
+def test_labels_that_change_before_backward_are_noticed():
+    labels = Tensor(np.array([0, 1]))
+    loss = ops.cross_entropy(leaf(np.ones((2, 3))), labels)
+    labels[0] = 2
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_a_hook_may_remove_itself():
+    x, ran = leaf([1.0]), []
+    h = x * 2.0
+    handles = [h.register_hook(lambda g: (ran.append(1), handles[0].remove())[0])]
+    h.register_hook(lambda g: ran.append(2))
+    h.sum().backward()
+    assert ran == [1, 2]
+
+
+def test_removing_a_hook_twice_removes_one():
+    x, ran = leaf([1.0]), []
+    first = x.register_hook(ran.append)
+    x.register_hook(ran.append)
+    first.remove()
+    first.remove()
+    (x * 1.0).sum().backward()
+    assert len(ran) == 1
+
+
+def test_a_hook_that_writes_into_its_gradient_changes_nobody_elses():
+    a, b = leaf([1.0]), leaf([1.0])
+    p, q = a * 2.0, b * 2.0
+    q.register_hook(lambda g: g.data.fill(100.0))
+    ((p + q) * 1.0).sum().backward()
+    assert float(a.grad) == 2.0
+
+
+def test_add_at_belongs_into_a_fused_rule():
+    @primitive
+    def first(x):
+        return x[0]
+
+    first.defvjp(lambda g, _out, _x: AddAt(0, g))
+    x = leaf([1.0, 2.0])
+    first(x).backward()
+    np.testing.assert_array_equal(x.grad.data, [1, 0])
+    with pytest.raises(TypeError, match="AddAt.*fused_vjp"):
+        tg.grad(first(x), x, create_graph=True)
+
+
+def test_a_gradient_of_an_old_shape_is_refused_before_it_is_added_to():
+    x, y = leaf([1.0, 2.0]), leaf([1.0])
+    (x * 1.0).sum().backward()
+    x.data = np.ones(3)
+    with pytest.raises(ValueError, match=r"\.grad of shape \(2,\) on cpu.*zero_grad"):
+        ((x * 1.0).sum() + y.sum()).backward()
+    assert y.grad is None
+
+
+def test_plans_of_variadic_operations_do_not_pile_up():
+    plans = ops.concatenate([leaf([1.0])] * 20).node.primitive.plans
+    before = len(plans)
+    for i in range(50):
+        ops.concatenate([leaf([1.0]) if i >> k & 1 or k == 0 else Tensor(np.ones(1)) for k in range(20)])
+    assert len(plans) == before
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_large_means_do_not_cost_the_composed_norm_its_digits(recorded, rng):
+    x = (1000.0 + 1e-3 * rng.standard_normal((4096, 1))).astype("float32")
+    wide = x.astype("float64")
+    for f in (ops.batch_norm, ops.batch_norm_composed):
+        assert np.abs(f(x, eps=1e-10)[0] - ops.batch_norm(wide, eps=1e-10)[0]).max() < 1e-4
+    w = rng.standard_normal((4096, 1))
+    t, exact = leaf(x, "float32"), leaf(wide)
+    (g,) = tg.grad((ops.batch_norm(t, eps=1e-10)[0] * w.astype("float32")).sum(), t, create_graph=recorded)
+    (e,) = tg.grad((ops.batch_norm(exact, eps=1e-10)[0] * w).sum(), exact)
+    assert np.abs(g.data - e.data).max() < 1e-4 * np.abs(e.data).max()

@@ -1,4 +1,4 @@
-"""What users do wrong, and the exact sentence that each mistake gets. DESIGN.md, section 7.
+"""What users do wrong, and the exact sentence that each mistake gets.
 
 A row is a name, a call, the type of error and the whole message, compared for equality (a compiled pattern where a part is
 not ours to know). What a failing call must leave as it was is in the tests at the end.

@@ -12,7 +12,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_each_block_of_python_runs(number, capsys):
+@pytest.mark.parametrize("device_name", ["cpu", "cuda"])
+def test_each_block_of_python_runs(number, device_name, capsys, tmp_path, monkeypatch, cuda_stand_in):
+    if device_name == "cuda" and "np.savez" in BLOCKS[number]:
+        pytest.skip("NumPy saves arrays of the CPU")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYGRAD_BN_DEVICE", device_name)
     code = BLOCKS[number]
     if "import tinygrad_bn" not in code:  # a fragment: it needs the names that the text around it speaks of
         code = "from tinygrad_bn import primitive\n" + code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -196,7 +197,7 @@ def hvp(f: Callable, args: Any, vectors: Any) -> Any:
 
 # ----- anomalies
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 def _calling_line() -> str:

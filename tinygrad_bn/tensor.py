@@ -54,8 +54,10 @@ class HookHandle:
         self._registered, self._hook = registered, hook
 
     def remove(self) -> None:
+        """Take the hook back; a second call does nothing."""
         if self._hook in self._registered:
             self._registered.remove(self._hook)
+        self._registered = []
 
 
 class Tensor(Box):
@@ -69,7 +71,10 @@ class Tensor(Box):
 
     @property
     def data(self) -> Any:
-        """The raw array. Assigning one is not recorded; a graph that kept the old value will refuse to go backward."""
+        """The raw array. Assigning one is not recorded; a graph that kept the old value will refuse to go backward.
+
+        Writing *into* the raw array is not noticed by any graph.
+        """
         return self._data
 
     @data.setter

@@ -22,6 +22,8 @@ class Box:
 
     def __init__(self, data: Array, node: Node | None = None, requires_grad: bool = False):
         self._data = data if type(data) in ARRAY_TYPES else wrapped(data)
+        if requires_grad and self._data.dtype.kind != "f":
+            raise TypeError(f"only floating tensors can require grad, got {self._data.dtype}")
         self.node = node  # None for a leaf
         self._requires_grad = requires_grad
         self._grad: Box | None = None
@@ -31,19 +33,22 @@ class Box:
     def version_cell(self) -> list[int]:
         """The number of the last in-place change of this memory, in a cell shared by all boxes that share the memory."""
         if self._version is None:
-            self._version = [-1]
+            shared = None if self.node is None else self.node.version
+            self._version = [-1] if shared is None else shared
         return self._version
 
     def share_version(self, other: Box) -> None:
         """Say that ``other`` is made of this box's memory: a change of one is a change of both."""
         cell = other._version = self.version_cell()
-        if self.node is not None:
-            self.node.version = cell
+        for box in (self, other):
+            if box.node is not None:
+                box.node.version = cell
 
     def bump_version(self) -> None:
         """Say that the array was changed in place: a graph that kept the old value will refuse to go backward."""
         global last_change
-        self.version_cell()[0] = last_change = next_number()
+        self.version_cell()[0] = number = next_number()
+        last_change = max(last_change, number)
 
 
 next_number = itertools.count().__next__  # numbers nodes and in-place changes, so that it is known which came first

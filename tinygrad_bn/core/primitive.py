@@ -39,7 +39,8 @@ class Primitive:
         self.joint: Callable | None = None  # one for all of them
         self.fused: Callable | None = None  # the same numbers for a raw g
         self.mask = 0  # bit i: argument i has a rule
-        self.plans: dict[Any, tuple[bool, tuple[int, ...]]] = {}  # by the bits of the inputs that want a gradient: see plan()
+        self.has_rules = False  # whether anybody said so, be it with None
+        self.plans: dict[int, tuple[bool, tuple[int, ...]]] = {}  # by the bits of the inputs that want a gradient: see plan()
 
     def argument_names(self, count: int) -> list[str]:
         return [f"{self.arrays[0]}[{i}]" for i in range(count)] if self.variadic else self.arrays
@@ -114,7 +115,7 @@ class Primitive:
                 self._check_rule(rule, argument)
         if self.variadic:
             raise TypeError(f"{self.name} takes any number of arrays: give it one rule for all, with @{self.name}.vjp")
-        self.rules = rules
+        self.rules, self.has_rules = rules, True
         self.mask = sum(1 << i for i, rule in enumerate(rules) if rule is not None)
         self.plans.clear()
 
@@ -123,7 +124,7 @@ class Primitive:
         if fused:
             self.fused = rule
         else:
-            self.joint = rule
+            self.joint, self.has_rules = rule, True
             self.mask = -1 if self.variadic else (1 << len(self.arrays)) - 1
         self.plans.clear()
 
@@ -135,7 +136,7 @@ class Primitive:
         wanted = [_wants(rule, count) for rule in rules]
         keep = [any(w[i] for w in wanted) for i in range(1 + count)]
         found = keep[0], tuple(i for i in range(count) if not keep[1 + i])
-        self.plans[(needs, count) if self.variadic else needs] = found
+        self.plans[count if self.variadic else needs] = found  # a variadic one has one rule for all
         return found
 
 
@@ -151,7 +152,7 @@ def _wants(rule: Callable, count: int) -> list[bool]:
 
 
 def _share_version(args: tuple, view: Box) -> None:
-    """Let a view outside of the graph share the version of the tensor whose memory it shows."""
+    """Let a view share the version of the tensor whose memory it shows."""
     owner = view._data.base
     for a in args:
         if isinstance(a, Box) and (a._data is owner or a._data.base is owner):
@@ -220,12 +221,15 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
             out = me.result(out)
         node = None
         hooks = modes.hooks
-        needs &= me.mask
+        if needs and mode.enabled:
+            needs &= me.mask
+            if not (needs or me.has_rules):
+                raise TypeError(f"{name} has no gradient rule: give it one, or defvjp(None, ...) if it has no gradient")
         if needs and mode.enabled:
             inputs = raw
             keep_out = True
             if hooks is None:
-                keep_out, drop = plans.get((needs, len(raw)) if variadic else needs) or plan(needs, len(raw))
+                keep_out, drop = plans.get(len(raw) if variadic else needs) or plan(needs, len(raw))
                 for i in drop:
                     try:
                         shape = raw[i].shape
@@ -240,7 +244,7 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
             hooks.apply(name, tuple(raw), options, out, extra, node)
         if boxed:
             boxed_out = make_box(out, node, node is not None)
-            if node is None and out.base is not None:
+            if out.base is not None:
                 _share_version(args, boxed_out)
             out = boxed_out
         return (out, extra) if has_aux else out

@@ -68,7 +68,7 @@ def _reachable(roots: Iterable[Node]) -> list[Node]:
 
 
 def _check_unchanged(node: Node) -> None:
-    """Raise if a leaf whose value the node kept was changed in place since."""
+    """Raise if a value that the node kept, of a leaf or of a result, was changed in place since."""
     leaves = [(i, p.version_cell()) for i, p in enumerate(node.parents) if isinstance(p, Box)] + (node.constants or [])
     needs = sum(1 << i for i, p in enumerate(node.parents) if p is not None)
     _, unneeded = node.primitive.plan(needs, len(node.parents))  # kept all the same while somebody listens
@@ -118,14 +118,15 @@ def _references() -> int:
     return getrefcount(before)
 
 
-_ALONE = _references()  # (not the same number in every version of Python)
+_ALONE = min(_references(), 3)  # less in newer versions of Python; more, and then too much, only while a debugger looks on
 
 
 class _Walk:
     """One run backwards: a table of gradients, keyed by Node or leaf, each popped when used.
 
     Contributions are added in place if nobody else holds the array: not another key of the table (``add`` gives one gradient to
-    both its inputs), not a node or a view, not the user's hook. The reference count knows them all.
+    both its inputs), not a node or a view, not the user's hook. The reference count knows them all; an array that shares memory
+    by other means (a pointer handed to C) it does not know.
     """
 
     def __init__(self, record: bool):
@@ -135,6 +136,8 @@ class _Walk:
     def add(self, key: Any, c: Any, shape: tuple[int, ...], dtype: Any) -> None:
         """Add the contribution ``c``, brought to ``shape`` and ``dtype``, to the gradient of ``key``."""
         if type(c) is AddAt:
+            if self.record:
+                raise TypeError("a rule that is recorded gave an AddAt, expected a Tensor; give AddAt from a fused_vjp only")
             self._add_at(key, c, shape, dtype)
             return
         if self.record and not isinstance(c, Box):
@@ -170,22 +173,33 @@ class _Walk:
             g = graph.box_type(as_array(g))
         del self.table[key]
         if type(key) is not Node and key._hooks is not None and key._hooks.on_grad:
-            for hook in key._hooks.on_grad:
+            for hook in list(key._hooks.on_grad):  # a hook may remove itself
                 g = _replaced(g, hook(g))
             g = cast(g, dtype=g._data.dtype)  # the hook may have kept the one that it saw
         return g
 
     def through_hooks(self, node: Node, g: Any) -> Any:
         """The gradient of ``node`` after the user's hooks, which may replace it; kept for retain_grad()."""
+        hooks = list(node.wishes.on_grad)  # type: ignore[union-attr]
         if not self.record:
-            g = graph.box_type(as_array(g))
-        for hook in node.wishes.on_grad:  # type: ignore[union-attr]
+            g = graph.box_type(as_array(g.copy() if hooks else g))  # a hook may write into what it gets
+        for hook in hooks:
             g = _replaced(g, hook(g))
         retained = node.wishes.retained  # type: ignore[union-attr]
         tensor = retained() if retained is not None else None
         if tensor is not None:
             tensor._grad = g if self.record else graph.box_type(g._data.copy())
         return g if self.record else g._data
+
+    def for_leaf(self, leaf: Box) -> Box:
+        """``take``, for a leaf whose ``.grad`` it can be added to."""
+        old = leaf._grad
+        if old is not None and (old._data.shape != leaf._data.shape or type(old._data) is not type(leaf._data)):
+            raise ValueError(
+                f"backward() found a .grad of shape {old._data.shape} on {device_of(old._data)}, from before its leaf became "
+                f"one of shape {leaf._data.shape} on {device_of(leaf._data)}; call zero_grad() first"
+            )
+        return self.take(leaf)
 
     def deliver(self, leaf: Box, g: Box) -> None:
         """Give a leaf its gradient of this walk: added to ``.grad``, then told to who asked to hear."""
@@ -198,7 +212,7 @@ class _Walk:
         if modes.hooks is not None:
             modes.hooks.leaf_ready(leaf, g._data)
         if leaf._hooks is not None:
-            for hook in leaf._hooks.after_accumulate:
+            for hook in list(leaf._hooks.after_accumulate):
                 hook(leaf)
 
 
@@ -321,13 +335,13 @@ def walk_back(
                 if parent in edges:
                     edges[parent] -= 1
                     if edges[parent] == 0 and parent in table:
-                        walk.deliver(parent, walk.take(parent))
+                        walk.deliver(parent, walk.for_leaf(parent))
         if not retain:
             node.free()
 
     g = c = before = together = None  # so that take() counts no references of this function
     if targets is None:
-        for leaf, total in [(leaf, walk.take(leaf)) for leaf in list(table)]:  # first all, in case a hook raises
+        for leaf, total in [(leaf, walk.for_leaf(leaf)) for leaf in list(table)]:  # first all, in case a hook raises
             walk.deliver(leaf, total)
     else:
         table.update({key: value for key, value in found.items() if value is not None})  # results, beside leaves

@@ -95,7 +95,7 @@ class _BatchNorm(AffineNorm):
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
         batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
         y, statistics = batch_norm(x, self.weight, self.bias, eps=self.eps)
-        if self.training and self.track_running_stats:
+        if self.training and self.running_mean is not None and self.running_var is not None:
             self._track(x, *statistics)
         return y
 
@@ -139,6 +139,7 @@ class _BatchNorm(AffineNorm):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
+            f"{'' if self.variance == 'unbiased' else ', variance=biased'}{'' if self.fused else ', fused=False'}"
         )
 
 

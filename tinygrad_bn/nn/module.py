@@ -171,9 +171,9 @@ class Module:
         buffers = {id(b): Buffer(moved(m, b._data)) for _, m, _, b in self._named(Buffer)}
         for p, module, raw in parameters:  # only once every copy has been made
             if raw is not p._data:
+                g = p.grad
                 p.data = raw
-                if p.grad is not None:
-                    p.grad = Tensor(moved(module, p.grad._data))
+                p.grad = None if g is None else Tensor(moved(module, g._data))
         for _, module, name, b in list(self._named(Buffer, every_name=True)):  # a shared one is replaced everywhere
             if id(b) in buffers:
                 setattr(module, name, buffers[id(b)])

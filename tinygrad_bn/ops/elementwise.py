@@ -72,7 +72,7 @@ def _pow_base(g, _out, x, y):
 
 def _pow_exponent(g, out, x, _y):
     if isinstance(x, (int, float)):
-        return g * out * math.log(x) if x > 0 else 0.0 * g
+        return g * out * math.log(x) if x > 0 else g * (0.0 if x == 0 else math.nan)
     return where(x == 0, 0.0, g * out * log(where(x == 0, 1.0, x)))  # the limit at x = 0 for y > 0
 
 
@@ -261,6 +261,7 @@ def _share(x, y, larger):
     return _xp(larger).where(x == y, 0.5, 1.0 * larger)
 
 
+sign.defvjp(None)
 abs.defvjp(lambda g, _out, x: g * sign(x))
 relu.defvjp(lambda g, out, _x: g * (out > 0))
 leaky_relu.defvjp(lambda g, _out, x, *, negative_slope: where(x > 0, g, negative_slope * g))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from itertools import chain
+from math import prod
 
 from ..backend import xp_of
 from ..core import primitive
@@ -22,6 +23,11 @@ def matmul(x, y):
     return xp_of(x).matmul(x, y)
 
 
+def _rows(x):
+    """(..., n) as a matrix of n columns."""
+    return reshape(x, (prod(x.shape[:-1]), x.shape[-1]))
+
+
 def _matmul_x(g, _out, _x, y):
     if len(y.shape) == 1:
         return unsqueeze(g, -1) * y
@@ -36,7 +42,7 @@ def _matmul_y(g, _out, x, _y):
     if len(_y.shape) == 1:
         return unsqueeze(g, -1) * x
     if len(_y.shape) == 2 and len(x.shape) > 2:  # one large product instead of many that are summed
-        x, g = reshape(x, (-1, x.shape[-1])), reshape(g, (-1, g.shape[-1]))
+        x, g = _rows(x), _rows(g)
     return matmul(swapaxes(x, -1, -2), g)
 
 
@@ -59,7 +65,7 @@ def linear(x, w, b=None):
 
 linear.defvjp(
     lambda g, _out, _x, w, _b: matmul(g, w),
-    lambda g, _out, x, _w, _b: matmul(swapaxes(reshape(g, (-1, _w.shape[0])), 0, 1), reshape(x, (-1, _w.shape[1]))),
+    lambda g, _out, x, _w, _b: matmul(swapaxes(_rows(g), 0, 1), _rows(x)),
     lambda g, _out, _x, _w, _b: sum_(g, tuple(range(len(g.shape) - 1))),
 )
 

@@ -101,7 +101,7 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
             f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
             f"{raw.min()} to {raw.max()}"
         )
-    return _reduce("cross_entropy", _cross_entropy(x, raw, label_smoothing=float(label_smoothing)), reduction)
+    return _reduce("cross_entropy", _cross_entropy(x, labels, label_smoothing=float(label_smoothing)), reduction)
 
 
 def _check_target(name, x, target):

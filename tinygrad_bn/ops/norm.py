@@ -52,6 +52,7 @@ def _rule(g, x, gamma, axes, eps, view, affine_axes):
     """
     g, x = _wide(g), _wide(x)
     d = x - mean(x, axes, keepdims=True)
+    d = d - mean(d, axes, keepdims=True)  # the mean of large numbers is rounded; nothing in exact arithmetic
     inv_std = rsqrt(mean(d * d, axes, keepdims=True) + eps)
     x_hat = d * inv_std
     h = g if gamma is None else g * reshape(gamma, view)
@@ -107,6 +108,8 @@ def batch_norm_composed(x, gamma=None, beta=None, eps=1e-5):
     axes = channel_axes(len(x.shape))
     mu = mean(x, axes, keepdims=True)
     centred = x - mu
+    rest = mean(centred, axes, keepdims=True)  # the mean of large numbers is rounded; nothing in exact arithmetic
+    mu, centred = mu + rest, centred - rest
     var = mean(centred * centred, axes, keepdims=True)
     y = centred / sqrt(var + eps)
     if gamma is not None:

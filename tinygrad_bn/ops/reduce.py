@@ -91,6 +91,7 @@ def argmax(x, *, axis=None):
     return x.argmax(axis=at)
 
 
+argmax.defvjp(None)
 sum.defvjp(lambda g, _out, _x, *, axis, keepdims: _spread(g, _x.shape, axis))
 cumsum.defvjp(lambda g, _out, _x, *, axis: flip(cumsum(flip(g, axis), axis), axis))
 

@@ -243,7 +243,8 @@ _put.defvjp(lambda g, _out, _x, *, index, shape: _getitem(g, index=index))
 def getitem(x, index):
     """x[index], with ints, slices, None, Ellipsis, integer arrays and boolean masks, as in NumPy.
 
-    Raises IndexError where NumPy does. (A boolean mask makes CUDA wait for its count of elements.)
+    Raises IndexError where NumPy does. An index array must not change before backward. (A boolean mask makes CUDA wait for
+    its count of elements.)
     """
     items = index if isinstance(index, tuple) else (index,)
     raw = x._data if isinstance(x, Box) else x

@@ -40,10 +40,10 @@ class _Block:
         arrays = [p._data for _, p in members]
         ends = list(accumulate(a.size for a in arrays))
         self.device = device_of(arrays[0])
-        self.xp = xp_of(arrays[0])
-        self.weights = self.xp.concatenate([a.ravel() for a in arrays])  # always new memory
-        self.grad = self.xp.empty_like(self.weights)
-        self.spare = self.xp.empty_like(self.weights)  # for intermediate results, so that a step allocates nothing large
+        xp = xp_of(arrays[0])
+        self.weights = xp.concatenate([a.ravel() for a in arrays])  # always new memory
+        self.grad = xp.empty_like(self.weights)
+        self.spare = xp.empty_like(self.weights)  # for intermediate results, so that a step allocates nothing large
         self.state: dict[str, Array] = {}  # made when the rule first asks
         self.slots = [
             _Slot(self, group, p, end - a.size, end) for (group, p), a, end in zip(members, arrays, ends, strict=True)
@@ -52,7 +52,7 @@ class _Block:
     def state_of(self, name: str) -> Array:
         """The flat array of that name; zeros to begin with."""
         if name not in self.state:
-            self.state[name] = self.xp.zeros_like(self.weights)
+            self.state[name] = xp_of(self.weights).zeros_like(self.weights)
         return self.state[name]
 
 
@@ -243,7 +243,7 @@ class Optimizer:
     def _step_slice(self, block: _Block, slots: list[_Slot], steps: int, options: dict[str, Any]) -> None:
         part = slice(slots[0].start, slots[-1].stop)
         grad = block.grad[part]
-        block.xp.concatenate([slot.param.grad._data.ravel() for slot in slots], out=grad)  # type: ignore[union-attr]
+        xp_of(grad).concatenate([slot.param.grad._data.ravel() for slot in slots], out=grad)  # type: ignore[union-attr]
         names = self.state_names if self._remembers(options) else ()
         state = {name: block.state_of(name)[part] for name in names}
         self._update(block.weights[part], grad, block.spare[part], steps + 1, **state, **options)
