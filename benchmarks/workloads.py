@@ -1,0 +1,192 @@
+"""The workloads of compare.py: what one step does, on this project and on PyTorch.
+
+A whole step is: forget the gradients, forward, softmax cross-entropy, backward, SGD with momentum; float32. A single layer's is
+forward and backward. Each function here builds everything once, and returns the step as a function without arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LR, MOMENTUM = 0.05, 0.9
+
+
+class Workload(NamedTuple):
+    """``input``: the shape of a batch; ``model``: which network or layer; ``products``: (rows, inner, columns, times) of the
+    GEMMs of a step; ``moved``: how often a layer that only moves memory must read or write an array of its input's size."""
+
+    input: tuple[int, ...]
+    model: str
+    products: list[tuple[int, int, int, int]]
+    moved: float = 0.0
+
+    def flops(self) -> int:
+        return sum(2 * m * k * n * times for m, k, n, times in self.products)
+
+    def bytes(self) -> float:
+        return self.moved * prod(self.input) * 4
+
+
+def _mlp(batch: int) -> list[tuple[int, int, int, int]]:
+    sizes = (784, 100, 100, 100, 10)
+    return [(batch, a, b, 3 if i else 2) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))]
+
+
+def _conv(batch: int, before: int, width: int, size: int, times: int = 3) -> tuple[int, int, int, int]:
+    """A 3x3 convolution as a product: forward, and the gradients of weight and (3 times, not 2) input."""
+    return batch * size * size, 9 * before, width, times
+
+
+def _resnet20(batch: int) -> list[tuple[int, int, int, int]]:
+    stages = [(16, 16, 28)] * 6 + [(16, 32, 14)] + [(32, 32, 14)] * 5 + [(32, 64, 7)] + [(64, 64, 7)] * 5
+    return [_conv(batch, 1, 16, 28, 2), *(_conv(batch, *stage) for stage in stages), (batch, 64, 10, 3)]
+
+
+WORKLOADS = {
+    "mlp-bn 60": Workload((60, 784), "mlp", _mlp(60)),
+    "mlp-bn 256": Workload((256, 784), "mlp", _mlp(256)),
+    "cnn-bn 64": Workload(
+        (64, 1, 28, 28),
+        "cnn",
+        [_conv(64, 1, 32, 28, 2), _conv(64, 32, 32, 28), _conv(64, 32, 64, 14), _conv(64, 64, 64, 14)]
+        + [(64, 3136, 128, 3), (64, 128, 10, 3)],
+    ),
+    "resnet20-bn 64": Workload((64, 1, 28, 28), "resnet20", _resnet20(64)),
+    "BatchNorm2d f+b": Workload((64, 32, 28, 28), "batchnorm", [], 8),
+    "conv 32@28 f+b": Workload((64, 32, 28, 28), "conv", [_conv(64, 32, 32, 28)]),
+    "conv 64@14 f+b": Workload((64, 64, 14, 14), "conv", [_conv(64, 64, 64, 14)]),
+    "max_pool2d f+b": Workload((64, 32, 28, 28), "maxpool", [], 2.5),
+}
+WHOLE = "mlp", "cnn", "resnet20"
+
+
+def batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, and labels (or for a layer the weight that its output is multiplied with)."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(workload.input).astype(np.float32)
+    return x, rng.integers(0, 10, workload.input[0])
+
+
+def ours(workload: Workload) -> Callable[[], Any]:
+    """The step on this project."""
+    import tinygrad_bn as tg
+    from tinygrad_bn import nn
+
+    x, labels = batch(workload)
+    channels = workload.input[1]
+    if workload.model in WHOLE:
+        model = {
+            "mlp": tg.models.mlp,
+            "resnet20": tg.models.resnet20,
+            "cnn": lambda: nn.Sequential(
+                *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+                *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+                *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+                *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+                *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
+            ),
+        }[workload.model]()
+        optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+        images, targets = tg.tensor(x), tg.tensor(labels)
+
+        def step() -> Any:
+            optimizer.zero_grad()
+            loss = tg.cross_entropy(model(images), targets)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+    layer = {
+        "batchnorm": lambda: nn.BatchNorm2d(channels),
+        "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
+        "maxpool": lambda: nn.MaxPool2d(2),
+    }[workload.model]()
+    leaf = tg.tensor(x, requires_grad=True)
+    g = tg.tensor(np.ones_like(layer(leaf).data))
+
+    def forward_and_backward() -> None:
+        leaf.grad = None
+        layer.zero_grad()
+        layer(leaf).backward(g)
+
+    return forward_and_backward
+
+
+def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
+    """The same step on PyTorch, in its default layout or in channels_last."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last and len(workload.input) == 4 else torch.contiguous_format
+    raw, raw_labels = batch(workload)
+    x, labels = torch.from_numpy(raw).contiguous(memory_format=layout), torch.from_numpy(raw_labels)
+    channels = workload.input[1]
+
+    class Block(nn.Module):
+        def __init__(self, before: int, width: int):
+            super().__init__()
+            self.stride, self.new = width // before, width - before
+            self.conv1 = nn.Conv2d(before, width, 3, self.stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+        def forward(self, x: Any) -> Any:
+            y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+            if self.new:
+                x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+            return (y + x).relu()
+
+    def mlp() -> Any:
+        sizes = (784, 100, 100, 100)
+        hidden = [
+            (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.Sigmoid()) for a, b in zip(sizes, sizes[1:], strict=False)
+        ]
+        return nn.Sequential(nn.Flatten(), *(layer for three in hidden for layer in three), nn.Linear(100, 10))
+
+    def resnet20() -> Any:
+        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+        first = nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+    def cnn() -> Any:
+        return nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
+        )
+
+    if workload.model in WHOLE:
+        model = {"mlp": mlp, "cnn": cnn, "resnet20": resnet20}[workload.model]().to(memory_format=layout)
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+
+        def step() -> Any:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), labels)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+    layer = {
+        "batchnorm": lambda: nn.BatchNorm2d(channels),
+        "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
+        "maxpool": lambda: nn.MaxPool2d(2),
+    }[workload.model]().to(memory_format=layout)
+    leaf = x.requires_grad_()
+    g = torch.ones_like(layer(leaf))
+
+    def forward_and_backward() -> None:
+        leaf.grad = None
+        layer.zero_grad()
+        layer(leaf).backward(g)
+
+    return forward_and_backward
