@@ -71,24 +71,35 @@ def batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, 10, workload.input[0])
 
 
+def _cnn(nn: Any) -> Any:
+    """The same layers have the same names here and in PyTorch."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
+    )
+
+
+def _layer(nn: Any, workload: Workload) -> Any:
+    channels = workload.input[1]
+    if workload.model == "conv":
+        return nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.BatchNorm2d(channels) if workload.model == "batchnorm" else nn.MaxPool2d(2)
+
+
 def ours(workload: Workload) -> Callable[[], Any]:
     """The step on this project."""
     import tinygrad_bn as tg
     from tinygrad_bn import nn
 
     x, labels = batch(workload)
-    channels = workload.input[1]
     if workload.model in WHOLE:
         model = {
             "mlp": tg.models.mlp,
             "resnet20": tg.models.resnet20,
-            "cnn": lambda: nn.Sequential(
-                *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-                *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-                *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
-                *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-                *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
-            ),
+            "cnn": lambda: _cnn(nn),
         }[workload.model]()
         optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
         images, targets = tg.tensor(x), tg.tensor(labels)
@@ -101,11 +112,7 @@ def ours(workload: Workload) -> Callable[[], Any]:
             return loss
 
         return step
-    layer = {
-        "batchnorm": lambda: nn.BatchNorm2d(channels),
-        "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
-        "maxpool": lambda: nn.MaxPool2d(2),
-    }[workload.model]()
+    layer = _layer(nn, workload)
     leaf = tg.tensor(x, requires_grad=True)
     g = tg.tensor(np.ones_like(layer(leaf).data))
 
@@ -126,7 +133,6 @@ def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
     layout = torch.channels_last if channels_last and len(workload.input) == 4 else torch.contiguous_format
     raw, raw_labels = batch(workload)
     x, labels = torch.from_numpy(raw).contiguous(memory_format=layout), torch.from_numpy(raw_labels)
-    channels = workload.input[1]
 
     class Block(nn.Module):
         def __init__(self, before: int, width: int):
@@ -155,17 +161,8 @@ def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
         blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
-    def cnn() -> Any:
-        return nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-            *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
-            *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
-        )
-
     if workload.model in WHOLE:
-        model = {"mlp": mlp, "cnn": cnn, "resnet20": resnet20}[workload.model]().to(memory_format=layout)
+        model = {"mlp": mlp, "cnn": lambda: _cnn(nn), "resnet20": resnet20}[workload.model]().to(memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
         def step() -> Any:
@@ -176,11 +173,7 @@ def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
             return loss
 
         return step
-    layer = {
-        "batchnorm": lambda: nn.BatchNorm2d(channels),
-        "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
-        "maxpool": lambda: nn.MaxPool2d(2),
-    }[workload.model]().to(memory_format=layout)
+    layer = _layer(nn, workload).to(memory_format=layout)
     leaf = x.requires_grad_()
     g = torch.ones_like(layer(leaf))
 

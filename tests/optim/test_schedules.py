@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tinygrad_bn as tg
@@ -50,7 +50,7 @@ MAKERS = {
 
 def close(ours, theirs):
     # PyTorch multiplies from step to step, so its error grows where it passes through small numbers: hence the absolute part.
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 def walk(ours, theirs, steps):
@@ -117,6 +117,7 @@ def test_a_part_may_have_parts(torch):
     assert again.get_last_lr() == ours.get_last_lr()
 
 
+@example(kind="CosineAnnealingLR", n=21, a=1.0, b=1.0, steps=41)  # where PyTorch's recursion is off by 3.5e-12
 @given(
     kind=st.sampled_from(["StepLR", "CosineAnnealingLR", "LinearLR"]),
     n=st.integers(1, 40),
@@ -128,7 +129,11 @@ def test_any_options(torch, kind, n, a, b, steps):
     arguments = {"StepLR": (n, a), "CosineAnnealingLR": (n, b), "LinearLR": (a, b, n)}[kind]
     ours = getattr(optim, kind)(our_optimizer(), *arguments)
     theirs = getattr(torch.optim.lr_scheduler, kind)(their_optimizer(torch), *arguments)
-    walk(ours, theirs, steps)
+    for _ in range(steps):
+        for schedule in (ours, theirs):
+            schedule.optimizer.step()  # PyTorch warns without
+            schedule.step()
+        close(ours.get_last_lr(), theirs._get_closed_form_lr())  # its recursion drifts, for some options by more than this
 
 
 def test_the_optimizer_follows():

@@ -194,11 +194,13 @@ class _Walk:
     def for_leaf(self, leaf: Box) -> Box:
         """``take``, for a leaf whose ``.grad`` it can be added to."""
         old = leaf._grad
-        if old is not None and (old._data.shape != leaf._data.shape or type(old._data) is not type(leaf._data)):
-            raise ValueError(
-                f"backward() found a .grad of shape {old._data.shape} on {device_of(old._data)}, from before its leaf became "
-                f"one of shape {leaf._data.shape} on {device_of(leaf._data)}; call zero_grad() first"
-            )
+        if old is not None:
+            was, now = ((a.shape, a.dtype, device_of(a)) for a in (old._data, leaf._data))
+            if was != now:
+                raise ValueError(
+                    f"backward() found a .grad of shape {was[0]} and {was[1]} on {was[2]}, from before its leaf became one of "
+                    f"shape {now[0]} and {now[1]} on {now[2]}; call zero_grad() first"
+                )
         return self.take(leaf)
 
     def deliver(self, leaf: Box, g: Box) -> None:

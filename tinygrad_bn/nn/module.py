@@ -198,7 +198,7 @@ class Module:
         return {}
 
     def _extra_value(self, name: str, value: np.ndarray) -> Any:
-        """What the attribute ``name`` of the extra state becomes; raises ValueError for what it cannot be."""
+        """What the attribute ``name`` becomes when loaded, or ValueError; a subclass with extra state has its own."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
