@@ -223,23 +223,23 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
         hooks = modes.hooks
         if needs and mode.enabled:
             needs &= me.mask
-            if not (needs or me.has_rules):
+            if needs:
+                inputs = raw
+                keep_out = True
+                if hooks is None:
+                    keep_out, drop = plans.get(len(raw) if variadic else needs) or plan(needs, len(raw))
+                    for i in drop:
+                        try:
+                            shape = raw[i].shape
+                        except AttributeError:  # a number
+                            shape = ()
+                        inputs[i] = absent.get(shape) or stand_in(shape)
+                cells = None
+                if constant:
+                    cells = [(i, a.version_cell()) for i, a in enumerate(args) if isinstance(a, Box) and not a._requires_grad]
+                node = Node(me, parents, inputs, options, out if keep_out else None, extra, out.dtype, cells)
+            elif not me.has_rules:
                 raise TypeError(f"{name} has no gradient rule: give it one, or defvjp(None, ...) if it has no gradient")
-        if needs and mode.enabled:
-            inputs = raw
-            keep_out = True
-            if hooks is None:
-                keep_out, drop = plans.get(len(raw) if variadic else needs) or plan(needs, len(raw))
-                for i in drop:
-                    try:
-                        shape = raw[i].shape
-                    except AttributeError:  # a number
-                        shape = ()
-                    inputs[i] = absent.get(shape) or stand_in(shape)
-            cells = None
-            if constant:
-                cells = [(i, a.version_cell()) for i, a in enumerate(args) if isinstance(a, Box) and not a._requires_grad]
-            node = Node(me, parents, inputs, options, out if keep_out else None, extra, out.dtype, cells)
         if hooks is not None:
             hooks.apply(name, tuple(raw), options, out, extra, node)
         if boxed:
