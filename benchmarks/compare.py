@@ -1,40 +1,113 @@
 """Milliseconds a training step, on this project and on others, side by side.
 
-    python benchmarks/compare.py [--workload NAME ...] [--peers torch,torch-channels-last] [--rounds N] [--json FILE]
+    python benchmarks/compare.py [--workload NAME ...] [--peers torch,torch-channels-last,jax,mygrad,numpy-only]
+                                 [--rounds N] [--seconds S] [--markdown] [--json FILE]
 
-For each workload all contestants take turns, A B A B, each turn in a fresh process with both cores: some steps to warm up,
-then steps for about a second. A figure is the median over the turns of each turn's median; a ratio is the median of the ratios
-of neighbouring turns, so that a machine that changes its pace between turns does not spoil it. "limit" is what the machine
-could do at best: the matrix products of the step at the rate of a large one, its memory at the rate of a large copy.
+For each workload all contestants take turns, A B A B, each turn in a fresh process with all cores: some steps to warm up, then
+steps for about a second. A figure is the median over the turns of each turn's median; a ratio is the median of the ratios of
+turns of the same round, so that a machine that changes its pace between rounds does not spoil it. "at most" is what the ratio
+before it is meant to be. "limit" is what the machine could do at best: the matrix products of the step at the rate of a large
+one, its memory at the rate of a large copy.
+
+A single layer gets its arrays in the memory layout in which it gets them inside a network of that contestant: NHWC on JAX,
+channels_last on torch-channels-last and on this project, whose convolutions leave such arrays behind; (N, C, H, W) on the
+others. Workloads "(NCHW input)" give this project contiguous (N, C, H, W) as well, beside PyTorch in its default layout.
+"numpy-only" is this project without Numba: all kernels are those of tinygrad_bn/backend/portable.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from statistics import median
+from typing import Any, NamedTuple
 
+import common
 import numpy as np
-from workloads import WORKLOADS, ours, torchs
+from peers import with_jax, with_mygrad
+from workloads import WORKLOADS, Workload, ours, torchs
 
 OURS = "tinygrad_bn"
-PEERS = {  # what each needs, and its step
-    OURS: ("tinygrad_bn", ours),
-    "torch": ("torch", lambda w: torchs(w, channels_last=False)),
-    "torch-channels-last": ("torch", lambda w: torchs(w, channels_last=True)),
+
+
+class Contestant(NamedTuple):
+    """``needs``: the library that must be installed; ``step``: makes the step of a workload; ``environment``: of its turns;
+    ``lacks``: models that it has no implementation of; ``nchw``: it takes part where the input is said to be NCHW."""
+
+    needs: str
+    step: Callable[[Workload], Callable[[], Any]]
+    environment: dict[str, str] = {}
+    lacks: tuple[str, ...] = ()
+    nchw: bool = False
+
+
+CONTESTANTS = {
+    OURS: Contestant("tinygrad_bn", ours, nchw=True),
+    "torch": Contestant("torch", lambda w: torchs(w, channels_last=False), nchw=True),
+    "torch-channels-last": Contestant("torch", lambda w: torchs(w, channels_last=True)),
+    "jax": Contestant("jax", with_jax.step, {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}),
+    "mygrad": Contestant("mygrad", with_mygrad.step, lacks=("resnet20",)),
+    # Numba's own switch: the package then takes the portable kernels, as it does where Numba is not installed.
+    "numpy-only": Contestant("numba", lambda w: ours(w, channels_last=False), {"NUMBA_DISABLE_JIT": "1"}),
 }
+PEERS = [name for name in CONTESTANTS if name != OURS]
+DEFAULT_PEERS = ["torch", "torch-channels-last", "numpy-only"]
+
+# What the ratio of two contestants is meant to be at most.
+AT_MOST = {
+    (OURS, "torch"): {
+        "mlp-bn 60": 0.65,
+        "mlp-bn 256": 0.80,
+        "cnn-bn 64": 0.75,
+        "resnet20-bn 64": 0.80,
+        "BatchNorm2d f+b": 0.45,
+        "conv 32@28 f+b": 0.70,
+        "conv 64@14 f+b": 0.60,
+        "max_pool2d f+b": 0.15,
+    },
+    (OURS, "torch-channels-last"): {
+        "cnn-bn 64": 1.0,
+        "resnet20-bn 64": 1.0,
+        "BatchNorm2d f+b": 1.0,
+        "max_pool2d f+b": 1.0,
+    },
+    ("numpy-only", "torch"): {"cnn-bn 64": 4.0},
+}
+
+
+# ----- who takes part, and which ratios are shown
+
+
+def why_absent(peer: str) -> str | None:
+    """Why a contestant cannot take part at all, or None."""
+    needs = CONTESTANTS[peer].needs
+    if common.installed(needs):
+        return None
+    return f"{needs} is not installed" + (f", so {OURS} is that already" if peer == "numpy-only" else "")
+
+
+def why_not(peer: str, workload: Workload) -> str | None:
+    """Why a contestant that is installed does not take part in a workload, or None."""
+    if workload.model in CONTESTANTS[peer].lacks:
+        return f"{peer} has no implementation of {workload.model}"
+    if workload.nchw and not CONTESTANTS[peer].nchw:
+        return f"{peer} has no turn with NCHW input"
+    return None
+
+
+def pairs(peers: list[str]) -> list[tuple[str, str]]:
+    """For each peer the two contestants of its ratio: this project to the peer, but numpy-only to PyTorch."""
+    return [(p, "torch") if p == "numpy-only" and "torch" in peers else (OURS, p) for p in peers]
+
+
+# ----- one turn
 
 
 def take_turn(peer: str, workload: str, seconds: float) -> float:
     """The median time of a step, in milliseconds, in this process."""
-    step = PEERS[peer][1](WORKLOADS[workload])
+    step = CONTESTANTS[peer].step(WORKLOADS[workload])
     for _ in range(3):
         step()
     times = []
@@ -43,16 +116,17 @@ def take_turn(peer: str, workload: str, seconds: float) -> float:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
+    if peer == "numpy-only" and "numba" in sys.modules:
+        raise RuntimeError("numpy-only has loaded Numba, so it did not measure the portable kernels")
     return median(times) * 1e3
 
 
 def turn_in_a_fresh_process(peer: str, workload: str, seconds: float) -> float:
-    command = [sys.executable, __file__, "--turn", peer, workload, str(seconds)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{peer} failed on {workload}:\n{done.stderr}")
-    return float(done.stdout)
+    arguments = [__file__, "--turn", peer, workload, str(seconds)]
+    try:
+        return float(common.fresh_process(arguments, CONTESTANTS[peer].environment))
+    except RuntimeError as error:
+        raise RuntimeError(f"{peer} failed on {workload}: {error}") from None
 
 
 def machine_rates() -> tuple[float, float]:
@@ -71,61 +145,109 @@ def machine_rates() -> tuple[float, float]:
     return 2 * 2048**3 / shortest(lambda: a @ a), 2 * source.nbytes / shortest(lambda: np.copyto(target, source))
 
 
-def compare(names: list[str], peers: list[str], rounds: int, seconds: float) -> dict[str, dict]:
-    """For each workload the turns of each contestant, their medians and ratios, and the limit; a line for each when done."""
-    flops, rate = machine_rates()
-    print(f"a large product runs at {flops / 1e9:.0f} GFLOP/s, a large copy moves {rate / 1e9:.0f} GB/s\n")
-    columns = "".join(f"{peer:>22}{'ratio':>7}" for peer in peers)
-    print(f"{'ms a step':<16}{OURS:>13}{columns}{'limit':>8}")
+# ----- all turns
+
+
+def summary(name: str, turns: dict[str, list[float]], peers: list[str], rates: tuple[float, float]) -> dict[str, Any]:
+    """The turns of a workload (ms, in the order taken) with their medians, the ratios, and the limit."""
+    ratios, allowed = {}, {}
+    for a, b in pairs(peers):
+        if a in turns and b in turns:
+            ratios[f"{a} / {b}"] = median(x / y for x, y in zip(turns[a], turns[b], strict=True))
+            if name in AT_MOST.get((a, b), {}):
+                allowed[f"{a} / {b}"] = AT_MOST[a, b][name]
+    flops, rate = rates
+    return {
+        "turns_ms": turns,
+        "median_ms": {contestant: median(times) for contestant, times in turns.items()},
+        "ratio": ratios,
+        "at_most": allowed,
+        "limit_ms": (WORKLOADS[name].flops() / flops + WORKLOADS[name].bytes() / rate) * 1e3,
+    }
+
+
+def header(peers: list[str]) -> list[str]:
+    """The titles of the columns: for each peer its time, the ratio, and if one is asked for, its limit."""
+    titles = ["ms a step", OURS]
+    for peer, (a, b) in zip(peers, pairs(peers), strict=True):
+        titles += [peer, "ratio" if a == OURS else f"{a} / {b}"]
+        titles += ["at most"] if (a, b) in AT_MOST else []
+    return [*titles, "limit"]
+
+
+def cells(name: str, result: dict[str, Any], peers: list[str]) -> list[str]:
+    """The row of a workload, under ``header``; "-" where a contestant did not take part or nothing is asked."""
+
+    def text(figures: dict[str, float], key: str) -> str:
+        return f"{figures[key]:.2f}" if key in figures else "-"
+
+    row = [name, text(result["median_ms"], OURS)]
+    for peer, (a, b) in zip(peers, pairs(peers), strict=True):
+        row += [text(result["median_ms"], peer), text(result["ratio"], f"{a} / {b}")]
+        row += [text(result["at_most"], f"{a} / {b}")] if (a, b) in AT_MOST else []
+    return [*row, f"{result['limit_ms']:.2f}"]
+
+
+def compare(names: list[str], peers: list[str], rounds: int, seconds: float, markdown: bool = False) -> dict[str, dict]:
+    """For each workload what ``summary`` says; a line of the table for each when done."""
+    rates = machine_rates()
+    print(f"a large product runs at {rates[0] / 1e9:.0f} GFLOP/s, a large copy moves {rates[1] / 1e9:.0f} GB/s")
+    takes_part = {name: [c for c in (OURS, *peers) if why_not(c, WORKLOADS[name]) is None] for name in names}
+    for reason in dict.fromkeys(why_not(peer, WORKLOADS[name]) for name in names for peer in peers):
+        if reason:
+            print(f"- means: {reason}")
+    table = common.Table(header(peers), names, markdown)
+    print(f"\n{table.head()}", flush=True)
     results = {}
-    for name in names:
-        turns: dict[str, list[float]] = {peer: [] for peer in [OURS, *peers]}
-        for _ in range(rounds):
-            for peer, times in turns.items():
-                times.append(turn_in_a_fresh_process(peer, name, seconds))
-        medians = {peer: median(times) for peer, times in turns.items()}
-        ratios = {p: median(a / b for a, b in zip(turns[OURS], turns[p], strict=True)) for p in peers}
-        limit = (WORKLOADS[name].flops() / flops + WORKLOADS[name].bytes() / rate) * 1e3
-        results[name] = {"turns": turns, "median_ms": medians, "ratio": ratios, "limit_ms": limit}
-        columns = "".join(f"{medians[p]:>22.2f}{ratios[p]:>7.2f}" for p in peers)
-        print(f"{name:<16}{medians[OURS]:>13.2f}{columns}{limit:>8.2f}", flush=True)
+    with common.progress(rounds * sum(map(len, takes_part.values()))) as bar:
+        for name in names:
+            turns: dict[str, list[float]] = {contestant: [] for contestant in takes_part[name]}
+            for _ in range(rounds):
+                for contestant, times in turns.items():
+                    bar.set_description(f"{contestant}, {name}")
+                    times.append(turn_in_a_fresh_process(contestant, name, seconds))
+                    bar.update()
+            results[name] = summary(name, turns, peers, rates)
+            common.say(table.line(cells(name, results[name], peers)), bar)
     return results
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "numpy": np.__version__, "cores": str(os.cpu_count())}
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        found["torch"] = torch.__version__
-    return found
+# ----- the command
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--turn"]:
-        print(take_turn(sys.argv[2], sys.argv[3], float(sys.argv[4])))
-        return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
-    parser.add_argument("--peers", default="torch,torch-channels-last", help="of " + ", ".join(p for p in PEERS if p != OURS))
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-    args = parser.parse_args()
-    peers = [p for p in args.peers.split(",") if p]
-    for peer in peers:
-        if peer not in PEERS or peer == OURS:
-            parser.error(f"--peers expected some of {', '.join(p for p in PEERS if p != OURS)}, got {peer!r}")
-        if importlib.util.find_spec(PEERS[peer][0]) is None:
-            print(f"{peer} is left out: {PEERS[peer][0]} is not installed")
-    peers = [p for p in peers if importlib.util.find_spec(PEERS[p][0]) is not None]
-    if args.rounds < 1:
-        parser.error(f"--rounds expected at least 1, got {args.rounds}")
-    print(", ".join(f"{k} {v}" for k, v in versions().items()))
-    results = compare(args.workload, peers, args.rounds, args.seconds)
-    if args.json:
-        args.json.write_text(json.dumps({"versions": versions(), "workloads": results}, indent=1))
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(WORKLOADS)
+    p.add_argument("--workload", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    default = ",".join(DEFAULT_PEERS)
+    p.add_argument("--peers", default=default, metavar="P,P", help=f"of {', '.join(PEERS)} (default: {default})")
+    p.add_argument("--rounds", type=common.positive(int), default=3, metavar="N", help="turns of each (default: 3)")
+    p.add_argument("--seconds", type=common.positive(float), default=1.0, metavar="S", help="of a turn (default: 1)")
+    p.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    p.add_argument("--json", type=common.new_file, metavar="FILE", help="also write everything there")
+    args = p.parse_args(argv)
+    args.peers = list(dict.fromkeys(peer for peer in args.peers.split(",") if peer))
+    for peer in args.peers:
+        if peer not in PEERS:
+            p.error(f"argument --peers: expected some of {', '.join(PEERS)}, got {peer!r}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    common.need_package()
+    print(", ".join(f"{k} {v}" for k, v in common.measured_on().items()))
+    reasons = {peer: why_absent(peer) for peer in args.peers}
+    for peer, reason in reasons.items():
+        if reason:
+            print(f"{peer} is left out: {reason}")
+    peers = [peer for peer, reason in reasons.items() if reason is None]
+    results = compare(args.workload, peers, args.rounds, args.seconds, args.markdown)
+    common.write_json(args.json, workloads=results)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--turn"]:
+        print(take_turn(sys.argv[2], sys.argv[3], float(sys.argv[4])))
+    else:
+        main()

@@ -1,7 +1,12 @@
-"""The workloads of compare.py: what one step does, on this project and on PyTorch.
+"""The workloads of compare.py and footprint.py: what one step does, on this project and on PyTorch; other peers are in peers/.
 
 A whole step is: forget the gradients, forward, softmax cross-entropy, backward, SGD with momentum; float32. A single layer's is
 forward and backward. Each function here builds everything once, and returns the step as a function without arguments.
+
+A layer gets its input, and the gradient of its output, in the memory layout in which it gets them inside a network: logically
+always (N, C, H, W), on this project with the channels of a pixel beside each other, since that is what its convolutions leave
+behind; without Numba, and in PyTorch's default, contiguous. The workloads "(NCHW input)" are for the cost of the other case on
+this project: there it gets contiguous arrays too, as from a user who calls a single layer on data of his own.
 """
 
 from __future__ import annotations
@@ -17,12 +22,14 @@ LR, MOMENTUM = 0.05, 0.9
 
 class Workload(NamedTuple):
     """``input``: the shape of a batch; ``model``: which network or layer; ``products``: (rows, inner, columns, times) of the
-    GEMMs of a step; ``moved``: how often a layer that only moves memory must read or write an array of its input's size."""
+    GEMMs of a step; ``moved``: how often a layer that only moves memory must read or write an array of its input's size;
+    ``nchw``: this project too gets contiguous (N, C, H, W)."""
 
     input: tuple[int, ...]
     model: str
     products: list[tuple[int, int, int, int]]
     moved: float = 0.0
+    nchw: bool = False
 
     def flops(self) -> int:
         return sum(2 * m * k * n * times for m, k, n, times in self.products)
@@ -62,10 +69,11 @@ WORKLOADS = {
     "max_pool2d f+b": Workload((64, 32, 28, 28), "maxpool", [], 2.5),
 }
 WHOLE = "mlp", "cnn", "resnet20"
+WORKLOADS |= {f"{name} (NCHW input)": w._replace(nchw=True) for name, w in WORKLOADS.items() if w.model not in WHOLE}
 
 
 def batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs, and labels (or for a layer the weight that its output is multiplied with)."""
+    """Inputs and labels."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(workload.input).astype(np.float32)
     return x, rng.integers(0, 10, workload.input[0])
@@ -89,19 +97,20 @@ def _layer(nn: Any, workload: Workload) -> Any:
     return nn.BatchNorm2d(channels) if workload.model == "batchnorm" else nn.MaxPool2d(2)
 
 
-def ours(workload: Workload) -> Callable[[], Any]:
-    """The step on this project."""
+def _in_layout(x: np.ndarray, channels_last: bool) -> np.ndarray:
+    """x, contiguous, or with the channels of a pixel beside each other."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if channels_last else np.ascontiguousarray(x)
+
+
+def ours_network(name: str) -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
+    """A network of this project: a function of images and labels that gives the training step on them."""
     import tinygrad_bn as tg
     from tinygrad_bn import nn
 
-    x, labels = batch(workload)
-    if workload.model in WHOLE:
-        model = {
-            "mlp": tg.models.mlp,
-            "resnet20": tg.models.resnet20,
-            "cnn": lambda: _cnn(nn),
-        }[workload.model]()
-        optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    model = {"mlp": tg.models.mlp, "resnet20": tg.models.resnet20, "cnn": lambda: _cnn(nn)}[name]()
+    optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+
+    def on(x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:
         images, targets = tg.tensor(x), tg.tensor(labels)
 
         def step() -> Any:
@@ -112,9 +121,22 @@ def ours(workload: Workload) -> Callable[[], Any]:
             return loss
 
         return step
+
+    return on
+
+
+def ours(workload: Workload, channels_last: bool = True) -> Callable[[], Any]:
+    """The step on this project; a layer's arrays in channels-last memory unless told otherwise."""
+    import tinygrad_bn as tg
+    from tinygrad_bn import nn
+
+    x, labels = batch(workload)
+    if workload.model in WHOLE:
+        return ours_network(workload.model)(x, labels)
+    channels_last = channels_last and not workload.nchw
     layer = _layer(nn, workload)
-    leaf = tg.tensor(x, requires_grad=True)
-    g = tg.tensor(np.ones_like(layer(leaf).data))
+    leaf = tg.Tensor(_in_layout(x, channels_last)).requires_grad_()  # tensor() would copy it to contiguous memory
+    g = tg.Tensor(_in_layout(np.ones_like(layer(leaf).data), channels_last))
 
     def forward_and_backward() -> None:
         leaf.grad = None
@@ -124,15 +146,12 @@ def ours(workload: Workload) -> Callable[[], Any]:
     return forward_and_backward
 
 
-def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
-    """The same step on PyTorch, in its default layout or in channels_last."""
+def torchs_network(name: str, channels_last: bool) -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
+    """The same network on PyTorch, in its default layout or in channels_last: images and labels give the training step."""
     import torch
     from torch import nn
 
     torch.manual_seed(0)
-    layout = torch.channels_last if channels_last and len(workload.input) == 4 else torch.contiguous_format
-    raw, raw_labels = batch(workload)
-    x, labels = torch.from_numpy(raw).contiguous(memory_format=layout), torch.from_numpy(raw_labels)
 
     class Block(nn.Module):
         def __init__(self, before: int, width: int):
@@ -161,20 +180,37 @@ def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
         blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
-    if workload.model in WHOLE:
-        model = {"mlp": mlp, "cnn": lambda: _cnn(nn), "resnet20": resnet20}[workload.model]().to(memory_format=layout)
-        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    layout = torch.channels_last if channels_last and name != "mlp" else torch.contiguous_format
+    model = {"mlp": mlp, "cnn": lambda: _cnn(nn), "resnet20": resnet20}[name]().to(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+
+    def on(x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:
+        images, targets = torch.from_numpy(x).contiguous(memory_format=layout), torch.from_numpy(labels)
 
         def step() -> Any:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(x), labels)
+            loss = nn.functional.cross_entropy(model(images), targets)
             loss.backward()
             optimizer.step()
             return loss
 
         return step
+
+    return on
+
+
+def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
+    """The same step on PyTorch, in its default layout or in channels_last."""
+    import torch
+    from torch import nn
+
+    x, labels = batch(workload)
+    if workload.model in WHOLE:
+        return torchs_network(workload.model, channels_last)(x, labels)
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     layer = _layer(nn, workload).to(memory_format=layout)
-    leaf = x.requires_grad_()
+    leaf = torch.from_numpy(x).contiguous(memory_format=layout).requires_grad_()
     g = torch.ones_like(layer(leaf))
 
     def forward_and_backward() -> None:

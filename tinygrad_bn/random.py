@@ -7,38 +7,40 @@ from __future__ import annotations
 
 import numpy as np
 
-_generator = np.random.Generator(np.random.PCG64())
+_drawn_from: list[np.random.Generator] = []  # one, when it is first asked for: importing numpy.random takes a while
 
 
 def manual_seed(seed: int) -> None:
     """Start the package's random numbers anew, from a non-negative int."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"manual_seed expected a non-negative int, got {seed!r}")
-    _generator.bit_generator.state = np.random.PCG64(int(seed)).state
+    generator().bit_generator.state = np.random.PCG64(int(seed)).state
 
 
 def get_rng_state() -> dict:
     """Where the generator stands, as a dict that JSON can hold."""
-    return dict(_generator.bit_generator.state)
+    return dict(generator().bit_generator.state)
 
 
 def set_rng_state(state: dict) -> None:
     """Put the generator where ``get_rng_state`` found it."""
     before = get_rng_state()
     try:
-        _generator.bit_generator.state = state
+        generator().bit_generator.state = state
         if get_rng_state() != state:  # NumPy cuts fractions off
             raise ValueError("not a state")
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        _generator.bit_generator.state = before
+        generator().bit_generator.state = before
         raise ValueError(f"set_rng_state expected a dict from get_rng_state(), got {state!r}") from error
 
 
 def generator() -> np.random.Generator:
     """The generator itself, for whoever draws on the host."""
-    return _generator
+    if not _drawn_from:
+        _drawn_from.append(np.random.Generator(np.random.PCG64()))
+    return _drawn_from[0]
 
 
 def draw_key() -> int:
     """A fresh 64-bit key."""
-    return int(_generator.integers(0, 2**64, dtype=np.uint64))
+    return int(generator().integers(0, 2**64, dtype=np.uint64))

@@ -9,21 +9,70 @@ from math import prod
 
 from .libraries import xp_of as _xp
 
+# ----- elementwise, and products
+
+
+def add(x, y):
+    """x + y, broadcast."""
+    return x + y
+
+
+def relu(x):
+    """max(x, 0). NaN stays NaN."""
+    return _xp(x).maximum(x, 0.0)
+
+
+def relu_backward(g, y):
+    """g where y > 0, else 0 (or NaN, of an infinite g)."""
+    return g * (y > 0)
+
+
+def sigmoid_backward(g, y):
+    """g y (1 - y)."""
+    return g * y * (1.0 - y)
+
+
+def matmul(x, y):
+    """x @ y as in NumPy."""
+    return _xp(x).matmul(x, y)
+
+
+def linear(x, w, b):
+    """(..., in), (out, in), (out,) or None -> (..., out): x @ w.T + b."""
+    y = _xp(x).matmul(x, w.T)
+    if b is not None:
+        y += b
+    return y
+
+
+def einsum(subscripts, operands):
+    """NumPy's einsum, by products of matrices where it can be."""
+    return _xp(operands[0]).einsum(subscripts, *operands, optimize=len(operands) > 1)
+
+
+def sum_pixels(x):
+    """(N, C, H, W) -> (C,): the sum over samples and pixels."""
+    return x.sum(axis=(0, 2, 3))
+
+
 # ----- convolution: patches and one matrix product, a few samples at a time so that the patches stay in the cache
 
 _PATCH_ELEMENTS = 1 << 18
 
 
-def conv2d(x, w, stride, padding, dilation, groups):
-    """(N, C, H, W), (O, C/G, kh, kw) -> (N, O, H', W')."""
+def conv2d(x, w, b, stride, padding, dilation, groups):
+    """(N, C, H, W), (O, C/G, kh, kw), (O,) or None -> (N, O, H', W')."""
     xp = _xp(x)
     n, o = x.shape[0], w.shape[0]
-    kernel, (oh, ow) = w.shape[2:], _windows(x.shape, w.shape[2:], stride, padding, dilation)
+    kernel, (oh, ow) = w.shape[2:], window_counts(x.shape, w.shape[2:], stride, padding, dilation)
     rows = w.reshape(groups, o // groups, -1)  # gok
     y = xp.empty((n, groups, o // groups, oh * ow), x.dtype)
     for part in _parts(n, w.shape[1] * groups * prod(kernel) * oh * ow):
         xp.matmul(rows, _patches(x[part], kernel, (oh, ow), stride, padding, dilation, groups), out=y[part])  # gok,ngkl->ngol
-    return y.reshape(n, o, oh, ow)
+    y = y.reshape(n, o, oh, ow)
+    if b is not None:
+        y += b.reshape(1, -1, 1, 1)
+    return y
 
 
 def conv2d_input(g, w, shape, stride, padding, dilation, groups):
@@ -53,7 +102,8 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     return w.reshape(shape)
 
 
-def _windows(shape, kernel, stride, padding, dilation=(1, 1)):
+def window_counts(shape, kernel, stride, padding, dilation=(1, 1)):
+    """How many windows fit along each axis of an image: (H', W')."""
     return tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(shape[2:], kernel, stride, padding, dilation, strict=True)
@@ -111,7 +161,7 @@ def _add_patches(x, patches, stride, padding, dilation):
 def max_pool2d(x, kernel, stride, padding):
     """(N, C, H, W) -> the maximum of each window, and its place in it (row-major, the first of equals). NaN wins."""
     xp = _xp(x)
-    counts = _windows(x.shape, kernel, stride, padding)
+    counts = window_counts(x.shape, kernel, stride, padding)
     x = _padded(x, padding, -float("inf"))
     windows = [x[at] for _, _, at in _offsets(kernel, counts, stride)]
     y = windows[0].copy()
@@ -146,7 +196,7 @@ def max_pool2d_gather(x, place, kernel, stride, padding):
 
 def avg_pool2d(x, kernel, stride, padding):
     """(N, C, H, W) -> the mean of each window, padding counted as zeros."""
-    counts = _windows(x.shape, kernel, stride, padding)
+    counts = window_counts(x.shape, kernel, stride, padding)
     x = _padded(x, padding)
     y = _xp(x).zeros((*x.shape[:2], *counts), x.dtype)
     for _, _, at in _offsets(kernel, counts, stride):
@@ -278,6 +328,18 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     y = x - mean.reshape(view).astype(x.dtype)
     y *= (1.0 / _xp(x).sqrt(var.astype("float64") + eps)).reshape(view).astype(x.dtype)
     return _affine(y, gamma, beta, view, dtype)
+
+
+def follow(running_mean, running_var, mean, var, weight, correction):
+    """The running statistics (C,) after one more batch: (1 - weight) old + weight batch's, whose var is times ``correction``.
+
+    A channel whose batch statistics are not finite keeps the old ones. Also returns where they are finite.
+    """
+    xp = _xp(mean)
+    finite = xp.isfinite(mean) & xp.isfinite(var)
+    pairs = (running_mean, mean), (running_var, var * correction)
+    new = [xp.where(finite, (1.0 - weight) * old + weight * batch, old).astype(old.dtype, copy=False) for old, batch in pairs]
+    return *new, finite
 
 
 def layer_norm(x, gamma, beta, axes, eps):
@@ -443,3 +505,55 @@ def _polynomial(z, coefficients):
     for c in reversed(coefficients):
         y = y * z + c
     return y
+
+
+# ----- optimizers: a step of flat weights and state, in place
+
+
+def _gathered(grads, out):
+    """The gradients of neighbours, each of its own shape, one behind the other in ``out``."""
+    return _xp(out).concatenate([g.ravel() for g in grads], out=out)
+
+
+def sgd(weights, grads, grad, spare, buffer, first, lr, momentum, dampening, weight_decay, nesterov):
+    """A step of ``optim.SGD``. ``grads``: in pieces that add up to weights; ``grad`` and ``spare``: memory, overwritten.
+
+    ``buffer`` is None without momentum; ``first``: whether nothing is in it yet.
+    """
+    multiply = _xp(weights).multiply
+    _gathered(grads, grad)
+    if weight_decay:
+        grad += multiply(weights, weight_decay, out=spare)
+    if momentum:
+        if first:
+            buffer[...] = grad
+        else:
+            buffer *= momentum
+            buffer += multiply(grad, 1 - dampening, out=spare) if dampening else grad
+        if nesterov:
+            grad += multiply(buffer, momentum, out=spare)
+        else:
+            grad = buffer
+    weights -= multiply(grad, lr, out=spare)
+
+
+def adam(weights, grads, grad, spare, mean, square, step, lr, betas, eps, weight_decay, decoupled):
+    """A step of ``optim.Adam``, or with ``decoupled`` of ``optim.AdamW``. ``step`` counts from 1; else as for sgd."""
+    xp = _xp(weights)
+    beta1, beta2 = betas
+    _gathered(grads, grad)
+    if decoupled:
+        weights *= 1 - lr * weight_decay
+    elif weight_decay:
+        grad += xp.multiply(weights, weight_decay, out=spare)
+    mean *= beta1
+    mean += xp.multiply(grad, 1 - beta1, out=spare)
+    square *= beta2
+    grad *= grad
+    square += xp.multiply(grad, 1 - beta2, out=spare)
+    denominator = xp.sqrt(square, out=spare)
+    denominator /= (1 - beta2**step) ** 0.5
+    denominator += eps
+    change = xp.divide(mean, denominator, out=grad)
+    change *= lr / (1 - beta1**step)
+    weights -= change

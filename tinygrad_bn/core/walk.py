@@ -7,7 +7,7 @@ from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
-from ..backend import as_array, device_of, xp_of, zeros
+from ..backend import as_array, device_of, leased, xp_of, zeros
 from . import graph, modes
 from .graph import Absent, AddAt, Box, Node
 from .primitive import Primitive, primitive
@@ -154,7 +154,7 @@ class _Walk:
         total = self.table.get(key)
         if total is None:
             total = zeros(shape, dtype, like=value)
-        elif total.base is not None or getrefcount(total) > _ALONE:
+        elif not (total.base is None or leased(total)) or getrefcount(total) > _ALONE:
             total = total.copy()
         total = self.table[key] = as_array(total)
         if _selects_once(c.index):
@@ -167,7 +167,7 @@ class _Walk:
         g = self.table[key]
         if self.record:
             g = cast(g, dtype=g._data.dtype)  # a recorded copy
-        elif g.base is not None or getrefcount(g) > _ALONE:
+        elif not (g.base is None or leased(g)) or getrefcount(g) > _ALONE:
             g = graph.box_type(g.copy())
         else:
             g = graph.box_type(as_array(g))
@@ -327,7 +327,7 @@ def walk_back(
                 before = table.get(parent)
                 if before is None:
                     table[parent] = c
-                elif before.base is None and getrefcount(before) == _ALONE:
+                elif (before.base is None or leased(before)) and getrefcount(before) == _ALONE:
                     before += c
                     table[parent] = before  # (NumPy's 0-d results are scalars, and are not changed in place)
                 else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backend import device_of, xp_of
+from ..backend import device_of, kernels_of, xp_of
 from ..ops.checks import need_bool, need_number, need_one_device, need_one_of
 from ..ops.norm import check_parameters
 from ..tensor import Tensor
@@ -90,7 +90,8 @@ class _BatchNorm(AffineNorm):
         name = type(self).__name__
         shape = shape_or_none(x)
         ok = any(len(shape) == n for n, _ in self._shapes) and shape[1] == self.num_features
-        expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
+        if not ok:  # (the sentence takes longer to write than the check)
+            expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
         batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
@@ -104,14 +105,15 @@ class _BatchNorm(AffineNorm):
         assert self.running_mean is not None and self.running_var is not None
         name = type(self).__name__
         check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
-        need_one_device(name, x=x, running_mean=self.running_mean)
-        xp = xp_of(mean)
+        if type(mean) is not type(self.running_mean._data):
+            need_one_device(name, x=x, running_mean=self.running_mean)
         m = x.size // self.num_features
-        if self.variance == "unbiased":
-            var = var * (m / (m - 1))
         weight = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else float(self.momentum)
-        finite = xp.isfinite(mean) & xp.isfinite(var)
-        if device_of(mean) == "cpu" and not finite.all():
+        old = self.running_mean._data, self.running_var._data
+        new_mean, new_var, finite = kernels_of(mean).follow(
+            *old, mean, var, weight, m / (m - 1) if self.variance == "unbiased" else 1.0
+        )
+        if finite is not None and device_of(mean) == "cpu" and not finite.all():
             bad = np.flatnonzero(~finite)
             warnings.warn(
                 f"{name}: the batch statistics of channel(s) {bad.tolist()} are not finite; "
@@ -119,11 +121,7 @@ class _BatchNorm(AffineNorm):
                 RuntimeWarning,
                 stacklevel=4,
             )
-        new = []
-        for old, batch in ((self.running_mean._data, mean), (self.running_var._data, var)):
-            value = xp.where(finite, (1.0 - weight) * old + weight * batch, old)
-            new.append(Buffer(value.astype(old.dtype, copy=False)))
-        self.running_mean, self.running_var = new
+        self.running_mean, self.running_var = Buffer(new_mean), Buffer(new_var)
         self.num_batches_tracked += 1
 
     def _extra_state(self) -> dict[str, Any]:

@@ -7,10 +7,9 @@ both of its arguments, so these six rules give every order of differentiation.
 from __future__ import annotations
 
 from ..backend import kernels_of
-from ..core import primitive
+from ..core import broadcast_to, primitive
 from .checks import need_int, need_one_device, need_one_dtype, pair, shape_of
-from .reduce import sum as sum_
-from .shape import getitem, squeeze, unsqueeze
+from .shape import getitem, reshape, squeeze, unsqueeze
 
 
 def window_count(size, kernel, stride, padding, dilation=1):
@@ -20,10 +19,7 @@ def window_count(size, kernel, stride, padding, dilation=1):
 
 @primitive
 def _conv2d(x, w, b=None, *, stride, padding, dilation, groups):
-    y = kernels_of(x).conv2d(x, w, stride, padding, dilation, groups)
-    if b is not None:
-        y += b.reshape(1, -1, 1, 1)
-    return y
+    return kernels_of(x).conv2d(x, w, b, stride, padding, dilation, groups)
 
 
 @primitive
@@ -36,11 +32,17 @@ def _conv2d_weight(g, x, *, shape, stride, padding, dilation, groups):
     return kernels_of(g).conv2d_weight(g, x, shape, stride, padding, dilation, groups)
 
 
+@primitive
+def _sum_pixels(g):
+    return kernels_of(g).sum_pixels(g)
+
+
 _conv2d.defvjp(
     lambda g, _out, _x, w, _b, **how: _conv2d_input(g, w, shape=_x.shape, **how),
     lambda g, _out, x, _w, _b, **how: _conv2d_weight(g, x, shape=_w.shape, **how),
-    lambda g, _out, _x, _w, _b, **how: sum_(g, (0, 2, 3)),
+    lambda g, _out, _x, _w, _b, **how: _sum_pixels(g),
 )
+_sum_pixels.defvjp(lambda g, _out, _g: broadcast_to(reshape(g, (1, -1, 1, 1)), shape=_g.shape))
 _conv2d_input.defvjp(  # here g has the shape of x
     lambda g, _out, _g, w, *, shape, **how: _crop(_conv2d(g, w, **how), _g.shape),
     lambda g, _out, y, _w, *, shape, **how: _conv2d_weight(y, g, shape=_w.shape, **how),

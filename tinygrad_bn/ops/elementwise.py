@@ -8,6 +8,8 @@ import math
 from ..backend import kernels_of, xp_of
 from ..core import primitive
 
+_LARGE = 1 << 14  # elements, from which an addition is worth a kernel: a smaller one takes less time than to look for it
+
 
 def _xp(*arrays):
     """The namespace of the first array among arrays and numbers."""
@@ -23,7 +25,10 @@ def _xp(*arrays):
 @primitive
 def add(x, y):
     """x + y, broadcast."""
-    return x + y
+    try:
+        return kernels_of(x).add(x, y) if x.size > _LARGE else x + y
+    except AttributeError:  # a number
+        return x + y
 
 
 @primitive
@@ -133,7 +138,10 @@ def tanh(x):
 @primitive
 def sigmoid(x):
     """1 / (1 + e ** -x), computed as (1 + tanh(x / 2)) / 2, which never overflows."""
-    return 0.5 * _xp(x).tanh(0.5 * x) + 0.5
+    y = _xp(x).tanh(0.5 * x)
+    y *= 0.5
+    y += 0.5
+    return y
 
 
 @primitive
@@ -170,6 +178,7 @@ rsqrt.defvjp(lambda g, out, _x: -0.5 * g * out * out * out)
 square.defvjp(lambda g, _out, x: 2.0 * g * x)
 tanh.defvjp(lambda g, out, _x: g * (1.0 - out * out))
 sigmoid.defvjp(lambda g, out, _x: g * out * (1.0 - out))
+sigmoid.fused_vjp(lambda g, out, _x: (kernels_of(g).sigmoid_backward(g, out),))
 softplus.defvjp(lambda g, _out, x: g * sigmoid(x))
 erf.defvjp(lambda g, _out, x: g * (2.0 / math.sqrt(math.pi)) * exp(-x * x))
 
@@ -204,7 +213,7 @@ def sign(x):
 @primitive
 def relu(x):
     """max(x, 0), with the derivative 0 at 0. NaN stays NaN."""
-    return _xp(x).maximum(x, 0.0)
+    return kernels_of(x).relu(x)
 
 
 @primitive
@@ -264,6 +273,7 @@ def _share(x, y, larger):
 sign.defvjp(None)
 abs.defvjp(lambda g, _out, x: g * sign(x))
 relu.defvjp(lambda g, out, _x: g * (out > 0))
+relu.fused_vjp(lambda g, out, _x: (kernels_of(g).relu_backward(g, out),))
 leaky_relu.defvjp(lambda g, _out, x, *, negative_slope: where(x > 0, g, negative_slope * g))
 elu.defvjp(lambda g, _out, x, *, alpha: where(x > 0, g, alpha * g * exp(minimum(x, 0.0))))
 maximum.defvjp(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import string
 from itertools import chain
 from math import prod
 
-from ..backend import xp_of
+from ..backend import kernels_of, xp_of
 from ..core import primitive
 from .checks import need_one_dtype, shape_of
 from .reduce import sum as sum_
@@ -20,12 +19,12 @@ def matmul(x, y):
         raise ValueError(f"matmul expected arrays of at least one dimension, got shapes {x.shape} and {y.shape}")
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         raise ValueError(f"matmul expected shapes (..., n, k) and (..., k, m), got {x.shape} and {y.shape}")
-    return xp_of(x).matmul(x, y)
+    return kernels_of(x).matmul(x, y)
 
 
 def _rows(x):
     """(..., n) as a matrix of n columns."""
-    return reshape(x, (prod(x.shape[:-1]), x.shape[-1]))
+    return x if len(x.shape) == 2 else reshape(x, (prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _matmul_x(g, _out, _x, y):
@@ -57,20 +56,19 @@ def linear(x, w, b=None):
     need_one_dtype("linear", x, w, b)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear expected a bias of shape {w.shape[:1]}, got {b.shape}")
-    y = xp_of(x).matmul(x, w.T)
-    if b is not None:
-        y += b
-    return y
+    return kernels_of(x).linear(x, w, b)
 
 
 linear.defvjp(
     lambda g, _out, _x, w, _b: matmul(g, w),
-    lambda g, _out, x, _w, _b: matmul(swapaxes(_rows(g), 0, 1), _rows(x)),
+    lambda g, _out, x, _w, _b: matmul(_rows(g).T, _rows(x)),
     lambda g, _out, _x, _w, _b: sum_(g, tuple(range(len(g.shape) - 1))),
 )
 
 
 # ----- einsum
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def einsum(subscripts, *operands):
@@ -85,7 +83,7 @@ def einsum(subscripts, *operands):
 @primitive
 def _einsum(*operands, inputs, output):
     subscripts = f"{','.join(inputs)}->{output}"
-    return xp_of(operands[0]).einsum(subscripts, *operands, optimize=len(operands) > 1)  # (then by BLAS where it can be)
+    return kernels_of(operands[0]).einsum(subscripts, operands)
 
 
 @_einsum.vjp
@@ -95,7 +93,7 @@ def _(g, _out, *xs, inputs, output):
         others = [(inputs[j], xs[j]) for j in range(len(xs)) if j != i]
         # A letter that stands twice in this operand means its diagonal: rename the second, and tie the two by an identity.
         unique, ties = "", []
-        spare = (c for c in string.ascii_letters if c not in "".join(inputs) + output)
+        spare = (c for c in _LETTERS if c not in "".join(inputs) + output)
         for letter, n in zip(letters, x.shape, strict=True):
             if letter in unique:
                 new = next(spare)
@@ -127,9 +125,9 @@ def _explicit(subscripts, shapes):
         raise ValueError(f"einsum {subscripts!r} names {len(parts)} operands, got {len(ndims)}")
     pieces = [*parts, right]
     letters = "".join(pieces).replace("...", "")
-    if set(letters) - set(string.ascii_letters) or any(p.count("...") > 1 for p in pieces):
+    if set(letters) - set(_LETTERS) or any(p.count("...") > 1 for p in pieces):
         raise ValueError(f"einsum expected letters, commas, '...' and one '->', got {subscripts!r}")
-    spare = [c for c in reversed(string.ascii_letters) if c not in text]
+    spare = [c for c in reversed(_LETTERS) if c not in text]
     dots = [n - len(p.replace("...", "")) for p, n in zip(parts, ndims, strict=True)]
     for p, n, extra in zip(parts, ndims, dots, strict=True):
         if extra < 0 or (extra and "..." not in p):

@@ -11,6 +11,8 @@ from .checks import axes_of, need_elements, need_int, one_axis
 from .elementwise import cast_like, exp
 from .shape import flip, reshape
 
+_SMALL = 1 << 13  # elements
+
 
 def _kept(shape, axes):
     """The shape with each reduced axis left as 1."""
@@ -21,6 +23,16 @@ def _spread(g, shape, axis):
     """The gradient of a sum: g, repeated along the axes that were reduced."""
     axes = axes_of("sum", len(shape), axis)
     return broadcast_to(reshape(g, _kept(shape, axes)), shape=shape)
+
+
+def _spread_array(g, shape, axis):
+    """The same for an array; a small one is written out, which takes less time than NumPy's way to a view."""
+    g = g.reshape(_kept(shape, axes_of("sum", len(shape), axis)))
+    if prod(shape) > _SMALL:
+        return xp_of(g).broadcast_to(g, shape)
+    out = xp_of(g).empty(shape, g.dtype)
+    out[...] = g
+    return out
 
 
 @primitive
@@ -34,7 +46,9 @@ def mean(x, *, axis=None, keepdims=False):
     """The mean over ``axis``; an empty one raises ValueError."""
     axes = axes_of("mean", x.ndim, axis, keepdims)
     need_elements("mean", x, axes)
-    return x.mean(axis=axes, keepdims=keepdims)
+    if x.dtype.kind != "f" or x.dtype.itemsize < 4:
+        return x.mean(axis=axes, keepdims=keepdims)
+    return x.sum(axis=axes, keepdims=keepdims) / prod(x.shape[a] for a in axes)  # the same, without NumPy's way to it
 
 
 @primitive
@@ -96,10 +110,19 @@ sum.defvjp(lambda g, _out, _x, *, axis, keepdims: _spread(g, _x.shape, axis))
 cumsum.defvjp(lambda g, _out, _x, *, axis: flip(cumsum(flip(g, axis), axis), axis))
 
 
+@sum.fused_vjp
+def _(g, _out, _x, *, axis, keepdims):
+    return (_spread_array(g, _x.shape, axis),)
+
+
 @mean.vjp
 def _(g, _out, _x, *, axis, keepdims):
-    n = prod(_x.shape[a] for a in axes_of("mean", len(_x.shape), axis))
-    return (_spread(g / float(n), _x.shape, axis),)
+    return (_spread(g / float(prod(_x.shape) // prod(g.shape)), _x.shape, axis),)
+
+
+@mean.fused_vjp
+def _(g, _out, _x, *, axis, keepdims):
+    return (_spread_array(g / float(prod(_x.shape) // prod(g.shape)), _x.shape, axis),)
 
 
 @var.vjp

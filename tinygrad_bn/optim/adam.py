@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import xp_of
+from ..backend import kernels_of
 from .optimizer import Array, Optimizer, number
 
 
@@ -25,6 +24,7 @@ class Adam(Optimizer):
 
     state_names = ("exp_avg", "exp_avg_sq")
     torch_only = {"maximize": False, "amsgrad": False, "decoupled_weight_decay": False}
+    decoupled = False  # whether weight decay stays out of the gradient
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Adam(Optimizer):
     def _update(  # type: ignore[override]
         self,
         weights: Array,
+        grads: list[Array],
         grad: Array,
         spare: Array,
         step: int,
@@ -61,21 +62,9 @@ class Adam(Optimizer):
         eps: float,
         weight_decay: float,
     ) -> None:
-        xp = xp_of(weights)
-        beta1, beta2 = betas
-        if weight_decay:
-            grad += xp.multiply(weights, weight_decay, out=spare)
-        exp_avg *= beta1
-        exp_avg += xp.multiply(grad, 1 - beta1, out=spare)
-        exp_avg_sq *= beta2
-        grad *= grad
-        exp_avg_sq += xp.multiply(grad, 1 - beta2, out=spare)
-        denominator = xp.sqrt(exp_avg_sq, out=spare)
-        denominator /= math.sqrt(1 - beta2**step)
-        denominator += eps
-        change = xp.divide(exp_avg, denominator, out=grad)
-        change *= lr / (1 - beta1**step)
-        weights -= change
+        kernels_of(weights).adam(
+            weights, grads, grad, spare, exp_avg, exp_avg_sq, step, lr, betas, eps, weight_decay, self.decoupled
+        )
 
 
 class AdamW(Adam):
@@ -86,6 +75,7 @@ class AdamW(Adam):
     """
 
     torch_only = {**Adam.torch_only, "decoupled_weight_decay": True}
+    decoupled = True
 
     def __init__(
         self,
@@ -96,7 +86,3 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ):
         super().__init__(params, lr, betas, eps, weight_decay)
-
-    def _update(self, weights: Array, *others: Any, lr: float, weight_decay: float, **rest: Any) -> None:  # type: ignore[override]
-        weights *= 1 - lr * weight_decay
-        super()._update(weights, *others, lr=lr, weight_decay=0.0, **rest)

@@ -1,8 +1,7 @@
 """What all optimizers share: parameter groups, state, and parameters that live in one flat array per dtype and device.
 
-A step then costs a few array calls, however many parameters there are: the gradients are gathered into a flat array, and
-the update rule runs over long slices of flat arrays. A subclass has a rule (``_update``), which sees nothing but such slices,
-and a check of its options.
+A step then costs a few calls of a kernel, however many parameters there are: the update rule runs over long slices of flat
+arrays. A subclass has a rule (``_update``), which sees nothing but such slices, and a check of its options.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from itertools import accumulate, groupby
+from itertools import accumulate
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ class _Block:
         self.device = device_of(arrays[0])
         xp = xp_of(arrays[0])
         self.weights = xp.concatenate([a.ravel() for a in arrays])  # always new memory
-        self.grad = xp.empty_like(self.weights)
-        self.spare = xp.empty_like(self.weights)  # for intermediate results, so that a step allocates nothing large
+        self.grad = xp.empty_like(self.weights)  # memory for the rule, so that a step allocates nothing large
+        self.spare = xp.empty_like(self.weights)
         self.state: dict[str, Array] = {}  # made when the rule first asks
         self.slots = [
             _Slot(self, group, p, end - a.size, end) for (group, p), a, end in zip(members, arrays, ends, strict=True)
@@ -97,6 +97,7 @@ class Optimizer:
             raise TypeError(f"{self._name} expected an ordered iterable of Tensors or of dicts, got {type(params).__name__}")
         self.defaults = self._check_options(**defaults)
         self.param_groups: list[dict[str, Any]] = []
+        self._passed: dict[int, tuple[list, dict[str, Any]]] = {}  # by group: options that passed, and what they became
         self._slots: list[_Slot] = []  # in the order of the groups
         self._blocks: list[_Block] = []
         given = list(params)
@@ -120,8 +121,14 @@ class Optimizer:
         """Whether the rule with these options needs its state."""
         return True
 
-    def _update(self, weights: Array, grad: Array, spare: Array, step: int, **state_and_options: Any) -> None:
-        """Change ``weights`` and the state in place. ``grad`` and ``spare`` may be overwritten; ``step`` counts from 1."""
+    def _update(
+        self, weights: Array, grads: list[Array], grad: Array, spare: Array, step: int, **state_and_options: Any
+    ) -> None:
+        """Change ``weights`` and the state in place. ``step`` counts from 1.
+
+        ``grads`` are the parameters' gradients, which one behind the other would lie as the weights do; they stay as they are.
+        ``grad`` and ``spare`` are memory for as many elements, with nothing in it.
+        """
         raise NotImplementedError
 
     # ----- groups
@@ -175,7 +182,7 @@ class Optimizer:
     def _pack(self) -> None:
         """Move the parameters and their state into new flat arrays, unless all are still where the last call put them."""
         params = [p for group in self.param_groups for p in group["params"]]
-        if len(params) == len(self._slots) and all(p._data is s.view for p, s in zip(params, self._slots, strict=True)):
+        if len(params) == len(self._slots) and all(map(is_, [p._data for p in params], [s.view for s in self._slots])):
             return
         self._check_params([group["params"] for group in self.param_groups])  # somebody may have changed the lists
         old = {slot.param: slot for slot in self._slots if slot.steps}
@@ -225,43 +232,69 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        for i, group in enumerate(self.param_groups):
-            missing = [name for name in self.defaults if name not in group]
-            if missing:
-                raise ValueError(f"{self._name}: group {i} misses the option {missing[0]}")
-        options = [self._check_options(**{name: group[name] for name in self.defaults}) for group in self.param_groups]
+        options = [self._current_options(i, group) for i, group in enumerate(self.param_groups)]
         self._pack()
-        for i, slot in enumerate(self._slots):
-            self._check_gradient(i, slot)
-        for block in self._blocks:
-            # Neighbours that share options and a count of steps are one long slice. Usually that is all of them.
-            for (wanted, group, steps), run in groupby(block.slots, lambda s: (s.param.grad is not None, s.group, s.steps)):
-                if wanted:
-                    self._step_slice(block, list(run), steps, options[group])
+        runs = [(block, run) for block in self._blocks for run in self._runs(block)]
+        for block, run in runs:
+            self._step_slice(block, run, options[run[0].group])
         return loss
 
-    def _step_slice(self, block: _Block, slots: list[_Slot], steps: int, options: dict[str, Any]) -> None:
+    def _current_options(self, i: int, group: dict[str, Any]) -> dict[str, Any]:
+        """The options of group i, checked again unless they are the very objects that passed before."""
+        values = [group.get(name) for name in self.defaults]
+        before, checked = self._passed.get(i, ((), {}))
+        if before and all(map(is_, values, before)):
+            return checked
+        missing = [name for name in self.defaults if name not in group]
+        if missing:
+            raise ValueError(f"{self._name}: group {i} misses the option {missing[0]}")
+        checked = self._check_options(**dict(zip(self.defaults, values, strict=True)))
+        if all(type(value) in (bool, int, float, tuple) for value in values):  # a list could change
+            self._passed[i] = values, checked
+        return checked
+
+    def _runs(self, block: _Block) -> list[list[_Slot]]:
+        """The parameters that have a gradient: neighbours that share options and a count of steps, which are one long slice.
+
+        Usually that is all of them.
+        """
+        runs: list[list[_Slot]] = []
+        last = None
+        for slot in block.slots:
+            g = slot.param._grad
+            if g is None:
+                last = None
+                continue
+            data, view = g._data, slot.view
+            if data.shape != view.shape or data.dtype is not view.dtype or type(data) is not type(view):
+                self._check_gradient(slot, data)
+            if last is not None and last.steps == slot.steps and last.group == slot.group:
+                runs[-1].append(slot)
+            else:
+                runs.append([slot])
+            last = slot
+        return runs
+
+    def _step_slice(self, block: _Block, slots: list[_Slot], options: dict[str, Any]) -> None:
         part = slice(slots[0].start, slots[-1].stop)
-        grad = block.grad[part]
-        xp_of(grad).concatenate([slot.param.grad._data.ravel() for slot in slots], out=grad)  # type: ignore[union-attr]
+        step = slots[0].steps + 1
         names = self.state_names if self._remembers(options) else ()
         state = {name: block.state_of(name)[part] for name in names}
-        self._update(block.weights[part], grad, block.spare[part], steps + 1, **state, **options)
+        grads = [slot.param._grad._data for slot in slots]  # type: ignore[union-attr]
+        self._update(block.weights[part], grads, block.grad[part], block.spare[part], step, **state, **options)
+        after = (step if self.counts_steps else 1) if names else None
         for slot in slots:
-            if names:
-                slot.steps = steps + 1 if self.counts_steps else 1
+            if after is not None:
+                slot.steps = after
             slot.param.bump_version()
 
-    def _check_gradient(self, i: int, slot: _Slot) -> None:
-        g = slot.param.grad
-        if g is None:
-            return
-        data, view = g._data, slot.view
+    def _check_gradient(self, slot: _Slot, data: Array) -> None:
+        view = slot.view
         if data.shape != view.shape or data.dtype != view.dtype or device_of(data) != slot.block.device:
             raise ValueError(
-                f"{self._name}.step() expected the gradient of parameter {i} to be {view.dtype} of shape {view.shape} on "
-                f"{slot.block.device}, got {data.dtype} of shape {data.shape} on {device_of(data)}; was it computed before "
-                "the parameter was changed or moved? Call zero_grad() first"
+                f"{self._name}.step() expected the gradient of parameter {self._slots.index(slot)} to be {view.dtype} of shape "
+                f"{view.shape} on {slot.block.device}, got {data.dtype} of shape {data.shape} on {device_of(data)}; was it "
+                "computed before the parameter was changed or moved? Call zero_grad() first"
             )
 
     # ----- saving and loading

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import xp_of
+from ..backend import kernels_of
 from .optimizer import Array, Optimizer, number
 
 
@@ -58,6 +58,7 @@ class SGD(Optimizer):
     def _update(  # type: ignore[override]
         self,
         weights: Array,
+        grads: list[Array],
         grad: Array,
         spare: Array,
         step: int,
@@ -69,17 +70,6 @@ class SGD(Optimizer):
         weight_decay: float,
         nesterov: bool,
     ) -> None:
-        multiply = xp_of(weights).multiply
-        if weight_decay:
-            grad += multiply(weights, weight_decay, out=spare)
-        if momentum:
-            if step == 1:
-                momentum_buffer[...] = grad
-            else:
-                momentum_buffer *= momentum
-                momentum_buffer += multiply(grad, 1 - dampening, out=spare) if dampening else grad
-            if nesterov:
-                grad += multiply(momentum_buffer, momentum, out=spare)
-            else:
-                grad = momentum_buffer
-        weights -= multiply(grad, lr, out=spare)
+        kernels_of(weights).sgd(
+            weights, grads, grad, spare, momentum_buffer, step == 1, lr, momentum, dampening, weight_decay, nesterov
+        )

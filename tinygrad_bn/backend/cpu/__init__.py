@@ -1,11 +1,101 @@
-"""The kernels for NumPy arrays: the portable ones, and faster ones of the same names and results."""
+"""The kernels for NumPy arrays: the portable ones, and compiled ones of the same names and results.
+
+The compiled ones need Numba and SciPy (the extra ``fast``); they are imported when one is first called. Without them the
+portable ones serve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as _np
 
+from .. import portable as _portable
 from ..portable import *  # noqa: F403
-from ..portable import thin_out as _thin_out
+
+# Which module has the compiled kernels of which names.
+_COMPILED = {
+    "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
+    "dropout": ("dropout",),
+    "elementwise": ("add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"),
+    "linalg": ("einsum", "linear", "matmul"),
+    "loss": ("cross_entropy", "cross_entropy_backward"),
+    "norm": (
+        "batch_norm",
+        "batch_norm_backward",
+        "batch_norm_inference",
+        "layer_norm",
+        "layer_norm_backward",
+        "group_norm",
+        "group_norm_backward",
+    ),
+    "optim": ("sgd", "adam"),
+    "running": ("follow",),
+    "pool": ("max_pool2d", "max_pool2d_scatter", "max_pool2d_gather", "avg_pool2d", "avg_pool2d_spread"),
+}
+# Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
+_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 18
+_SMALL: dict[str, Callable[..., bool]] = {
+    "relu": lambda x: x.size < _ELEMENTS,
+    "relu_backward": lambda g, _y: g.size < _ELEMENTS,
+    "sigmoid_backward": lambda g, _y: g.size < _ELEMENTS // 4,
+    "sum_pixels": lambda x: x.size < _ELEMENTS,
+    "einsum": lambda _subscripts, operands: sum(x.size for x in operands) < _ELEMENTS,
+    "linear": lambda x, w, _b: x.size * len(w) < _MULTIPLICATIONS,
+    "sgd": lambda weights, *_: weights.size < _ELEMENTS // 4,
+    "adam": lambda weights, *_: weights.size < _ELEMENTS // 4,
+    "matmul": lambda x, y: x.size * (1 if y.ndim < 2 else y.shape[-1]) < _MULTIPLICATIONS,
+}
 
 
-def dropout(x, p, key):  # type: ignore[no-redef]
+def _dropout(x, p, key):
     """portable.dropout, with the numbers from NumPy's own Philox4x64-10: the same bits."""
-    return _thin_out(x, p, _np.random.Philox(key=key).random_raw(x.size))
+    return _portable.thin_out(x, p, _np.random.Philox(key=key).random_raw(x.size))
+
+
+# What serves instead of a compiled kernel, where that is not the portable one.
+_INSTEAD: dict[str, Callable] = {"dropout": _dropout}
+
+
+def _load() -> None:
+    """Put the compiled kernels in the place of those that wait for their first call, or the portable ones."""
+    modules: dict[str, Any] = {}
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+        try:
+            modules = {module: importlib.import_module(f".{module}", __name__) for module in _COMPILED}
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError):  # it is there, but does not work: with this NumPy, for instance
+                warnings.warn(f"Numba or SciPy fails, so the slower kernels serve: {error}", RuntimeWarning, stacklevel=4)
+    for module, names in _COMPILED.items():
+        for name in names:
+            portable = _INSTEAD.get(name) or getattr(_portable, name)
+            compiled = getattr(modules[module], name) if module in modules else portable
+            globals()[name] = compiled if compiled is portable or name not in _SMALL else _choose(name, portable, compiled)
+
+
+def _choose(name: str, portable: Callable, compiled: Callable) -> Callable:
+    """The portable kernel for small arrays, the compiled one for others."""
+    is_small = _SMALL[name]
+
+    def kernel(*args: Any) -> Any:
+        return (portable if is_small(*args) else compiled)(*args)
+
+    return kernel
+
+
+def _on_first_use(name: str) -> Callable:
+    def kernel(*args: Any) -> Any:
+        _load()
+        return globals()[name](*args)
+
+    return kernel
+
+
+for _names in _COMPILED.values():
+    for _name in _names:
+        _waiting = _on_first_use(_name)
+        globals()[_name] = _choose(_name, getattr(_portable, _name), _waiting) if _name in _SMALL else _waiting

@@ -1,0 +1,238 @@
+"""Kernels on several threads: the same bits for any number; safe after fork, from several threads, beside the user's BLAS."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import tinygrad_bn as tg
+from tinygrad_bn.backend import cpu
+from tinygrad_bn.backend.cpu import threads
+
+pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
+
+
+@pytest.fixture(autouse=True)
+def number_of_threads():
+    before = threads._number
+    yield
+    threads._number = before
+
+
+def _losses(steps=4):
+    tg.manual_seed(3)
+    model = tg.nn.Sequential(
+        *(tg.nn.Conv2d(3, 16, 3, padding=1), tg.nn.BatchNorm2d(16), tg.nn.ReLU(), tg.nn.MaxPool2d(2)),
+        *(tg.nn.Conv2d(16, 24, 3, stride=2, groups=2), tg.nn.BatchNorm2d(24), tg.nn.ReLU(), tg.nn.Flatten()),
+        *(tg.nn.Linear(24 * 36, 200), tg.nn.LayerNorm(200), tg.nn.Sigmoid(), tg.nn.Dropout(0.2), tg.nn.Linear(200, 10)),
+    )
+    optimizer = tg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, labels = tg.randn(64, 3, 28, 28), np.arange(64) % 10
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = tg.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [p.data.copy() for p in model.parameters()]
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    results = []
+    for n in (1, 2, 3, 7):
+        tg.set_num_threads(n)
+        assert tg.get_num_threads() == n
+        results.append(_losses())
+    (losses, weights), *others = results
+    for other, arrays in others:
+        assert other == losses
+        assert all(np.array_equal(a, b) for a, b in zip(weights, arrays, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "set_num_threads expected at least 1, got 0"),
+        (-2, ValueError, "set_num_threads expected at least 1, got -2"),
+        (1.5, TypeError, "set_num_threads expected a whole number, got float"),
+        (True, TypeError, "set_num_threads expected a whole number, got bool"),
+        ("2", TypeError, "set_num_threads expected a whole number, got str"),
+    ],
+)
+def test_a_wrong_number_of_threads(n, error, message):
+    before = tg.get_num_threads()
+    with pytest.raises(error) as caught:
+        tg.set_num_threads(n)
+    assert str(caught.value) == message and tg.get_num_threads() == before
+
+
+def test_several_python_threads_at_once():
+    tg.set_num_threads(3)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((32, 8, 28, 28), np.float32), rng.standard_normal((16, 8, 3, 3), np.float32)
+    how = (1, 1), (1, 1), (1, 1), 1
+    expected = cpu.conv2d(x, w, None, *how)
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            if not np.array_equal(cpu.conv2d(x, w, None, *how), expected):
+                wrong.append(1)
+
+    users = [threading.Thread(target=work) for _ in range(4)]
+    for t in users:
+        t.start()
+    for t in users:
+        t.join()
+    assert not wrong
+
+
+def test_an_error_on_a_worker_reaches_the_caller_and_the_workers_live_on():
+    tg.set_num_threads(2)
+    calls = []
+
+    def kernel(counter, slot):
+        calls.append(slot)
+        if slot:
+            raise RuntimeError("on a worker")
+
+    with pytest.raises(RuntimeError, match="on a worker"):
+        threads.run(kernel, 2)
+    threads.run(lambda counter, slot: calls.append(slot), 2)
+    assert sorted(calls) == [0, 0, 1, 1]
+
+
+def test_an_interrupt_waits_for_the_workers():
+    tg.set_num_threads(2)
+    release, finished = threading.Event(), []
+
+    def kernel(counter, slot):
+        if slot:
+            release.wait(10)
+            finished.append(slot)
+        else:
+            release.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(kernel, 2)
+    assert finished == [1]
+
+
+def test_an_interrupt_while_waiting_is_raised_when_all_are_done():
+    class Done:
+        answers = [None, KeyboardInterrupt(), None]
+
+        def get(self):
+            answer = self.answers.pop()
+            if answer is not None:
+                raise answer
+
+    assert isinstance(threads._wait(Done(), 2), KeyboardInterrupt) and not Done.answers
+
+
+def test_the_users_blas_and_numba_settings_are_as_before():
+    import numba
+    from threadpoolctl import ThreadpoolController
+
+    numba.get_num_threads()  # (starts Numba's own threads, which set the number of OpenMP's)
+    controller = ThreadpoolController()
+    with controller.limit(limits=2, user_api="blas"):
+        before = controller.info(), numba.get_num_threads()
+        _losses(1)
+        tg.einsum("ij,jk->ik", tg.randn(200, 200), tg.randn(200, 200))
+        assert (controller.info(), numba.get_num_threads()) == before
+
+
+def test_scipy_is_as_ever_afterwards():
+    code = (
+        "import tinygrad_bn as tg\ntg.conv2d(tg.ones(2, 8, 5, 5), tg.ones(1, 8, 3, 3))\nimport sys\n"
+        "assert 'scipy.linalg.cython_blas' in sys.modules and 'scipy.linalg' not in sys.modules\n"
+        "import scipy.linalg, scipy.linalg.cython_blas as one\nfrom scipy.linalg import cython_blas as other\n"
+        "from numba.extending import get_cython_function_address as find\n"
+        "print(one is other, find('scipy.linalg.cython_blas', 'dgemm') != 0, scipy.linalg.norm([3.0, 4.0]))"
+    )
+    rc, out, err = _python(code)
+    assert (rc, out.strip()) == (0, "True True 5.0"), err
+
+
+def _python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+_STEP = """
+import numpy as np, tinygrad_bn as tg
+tg.set_num_threads(2)
+conv = tg.nn.Conv2d(8, 16, 3, padding=1)
+x = tg.randn(32, 8, 28, 28)
+def step():
+    y = conv(x); y.sum().backward(); g = conv.weight.grad.data.copy(); conv.zero_grad(); return g
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_after_the_workers_started():
+    code = _STEP + (
+        "import os\nfirst = step()\npid = os.fork()\nsame = np.array_equal(step(), first)\n"
+        "if pid == 0: os._exit(0 if same else 1)\nstatus = os.waitpid(pid, 0)[1]\nprint(same, status)"
+    )
+    # (Python 3.12 warns of a fork with threads: here they are known not to matter)
+    code = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n" + code
+    rc, out, err = _python(code)
+    assert (rc, out.strip()) == (0, "True 0"), err
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only():
+    """A package on read-only files, and no home: kernels compile, with one warning."""
+    code = (
+        "import os, warnings\n"
+        "def refuse(path, *_, **__): raise PermissionError(path)\n"
+        "os.makedirs = refuse\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import tinygrad_bn as tg, numpy as np\n"
+        "    y = tg.conv2d(tg.ones(2, 8, 5, 5), tg.ones(1, 8, 3, 3))\n"
+        "ours = [str(w.message) for w in caught if 'compiled kernels' in str(w.message)]\n"
+        "print(len(ours), 'NUMBA_CACHE_DIR' in ours[0], bool((y.data == 72).all()))"
+    )
+    rc, out, err = _python(code)
+    assert (rc, out.strip()) == (0, "1 True True"), err
+
+
+@pytest.mark.parametrize("how", ["import numba fails", "NUMBA_DISABLE_JIT"])
+def test_without_numba_the_portable_kernels_serve(how):
+    """The same training, to rounding, in a process without Numba."""
+    blocked = (
+        "import sys, importlib.abc\n"
+        "class No(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('numba', 'scipy'): raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, No())\n"
+    )
+    code = (
+        "import numpy as np, tinygrad_bn as tg\nfrom tinygrad_bn.backend import cpu, portable\ntg.manual_seed(0)\n"
+        "loss = tg.cross_entropy(tg.models.cnn()(tg.randn(8, 1, 28, 28)), np.arange(8))\n"
+        "loss.backward()\nprint(repr(loss.item()), cpu.conv2d is portable.conv2d)"
+    )
+    rc, out, err = _python(
+        (blocked if how == "import numba fails" else "") + code, **({} if "fails" in how else {"NUMBA_DISABLE_JIT": "1"})
+    )
+    assert rc == 0, err
+    loss, portable_serves = out.split()
+    assert portable_serves == "True"
+    rc, out, err = _python(code)
+    assert rc == 0, err
+    assert out.split()[1] == "False" and abs(float(out.split()[0]) - float(loss)) < 1e-4

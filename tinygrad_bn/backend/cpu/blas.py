@@ -1,0 +1,132 @@
+"""Matrix products inside compiled kernels, by the BLAS that SciPy ships, on one thread each.
+
+One thread, since OpenBLAS gives other bits with two; the kernels divide the work themselves, by shape alone. SciPy's BLAS is
+another library than NumPy's: the user's NumPy is not touched, and SciPy's own number of threads is put back after each use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from numba import types
+
+from .jit import address, inlined
+
+
+def _import_cython_blas() -> None:
+    """Import ``scipy.linalg.cython_blas``, in which Numba finds the BLAS, without the rest of ``scipy.linalg``.
+
+    That is 150 modules, 14 MiB and a third of a second. A later ``import scipy.linalg`` is as ever.
+    """
+    name = "scipy.linalg.cython_blas"
+    if "scipy.linalg" not in sys.modules:
+        spec = PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
+        if spec is not None and spec.loader is not None:
+            sys.modules[name] = module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+    importlib.import_module(name)
+
+
+_import_cython_blas()
+
+# What Numba's own numpy.dot calls, by columns: kind, transposed a, b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+_char, _size, _pointer = types.int8, types.intp, types.voidptr
+_scalars, _matrix = (_char, _char, _char, _size, _size, _size, _pointer), (_pointer, _size)
+_xxgemm = types.ExternalFunction("numba_xxgemm", types.intc(*_scalars, *_matrix, *_matrix, _pointer, *_matrix))
+
+ZERO_ONE = {dtype: np.array([0.0, 1.0], dtype) for dtype in "fd"}  # by the character of the dtype
+
+
+@inlined
+def gemm(a, b, c, transpose_a, transpose_b, add, zero_one):
+    """c = a @ b, or c += a @ b, for matrices whose rows are contiguous; a and b may be transposed first.
+
+    ``zero_one``: [0, 1] in their dtype, for BLAS wants the factors by address.
+    """
+    m, n = c.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    size = a.itemsize
+    kind = 115 if size == 4 else 100  # "s", "d"
+    beta = zero_one[1:] if add else zero_one
+    # BLAS counts by columns: it sees the transposes, and c.T = b.T @ a.T. (NumPy gives a single row any stride.)
+    lda, ldb, ldc = max(a.strides[0] // size, a.shape[1]), max(b.strides[0] // size, b.shape[1]), max(c.strides[0] // size, n)
+    _xxgemm(
+        kind, 116 if transpose_b else 110, 116 if transpose_a else 110, n, m, k, address(zero_one[1:]),
+        address(b), ldb, address(a), lda, address(beta), address(c), ldc,
+    )  # fmt: skip
+
+
+def _get_and_set(controller: Any) -> tuple[Callable, Callable]:
+    """A library's own functions for its number of threads.
+
+    Those of threadpoolctl cost more, and do nothing in a thread of Python other than the first that called them.
+    """
+    library = ctypes.CDLL(controller.filepath)
+    for prefix in ("scipy_", ""):
+        for suffix in ("", "64_"):
+            names = [f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set")]
+            if all(hasattr(library, name) for name in names):
+                return getattr(library, names[0]), getattr(library, names[1])
+    return controller.get_num_threads, controller.set_num_threads
+
+
+class _OneThread:
+    """``with one_thread:`` the BLAS of that package uses one thread; the last to leave puts back what it was."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._libraries: list[tuple[Callable, Callable]] | None = None  # how to get, and to set, the number of threads
+        self._before: list[tuple[Callable, int]] = []
+
+    def _find(self) -> list[tuple[Callable, Callable]]:
+        import threadpoolctl
+
+        found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+        own = [c for c in found if any(part.partition(".")[0] == self._package for part in Path(c.filepath).parts)]
+        return [_get_and_set(c) for c in own or found]  # (a distribution may have one for all)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                if self._libraries is None:
+                    self._libraries = self._find()
+                self._before = [(set_number, number) for get, set_number in self._libraries if (number := get()) != 1]
+                for set_number, _ in self._before:
+                    set_number(1)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore()
+
+    def _restore(self) -> None:
+        for set_number, number in self._before:
+            set_number(number)
+
+    def after_fork(self) -> None:
+        """In the child only the thread that forked is left, and it was in no kernel."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._restore()
+
+
+one_thread, numpy_one_thread = _OneThread("scipy"), _OneThread("numpy")
+if hasattr(os, "register_at_fork"):
+    for _library in (one_thread, numpy_one_thread):
+        os.register_at_fork(after_in_child=_library.after_fork)

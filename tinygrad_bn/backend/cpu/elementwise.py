@@ -1,0 +1,162 @@
+"""Large elementwise functions in one pass, on all threads: those that take time in a training step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import portable
+from .jit import compiled, inlined, take
+from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like
+from .memory import empty
+from .threads import run, threads_for
+
+__all__ = ["add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"]
+
+_ITEM = 1 << 15  # elements
+
+
+def _flat(x):
+    """The elements of x in their order in memory, if it has no gaps; else None."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1)
+    flat = x.transpose(sorted(range(x.ndim), key=lambda i: -x.strides[i]))
+    return flat.reshape(-1) if flat.flags.c_contiguous else None
+
+
+def _run(kernel, *arrays):
+    """The kernel over flat arrays of one size."""
+    n = arrays[-1].size
+    items = -(-n // _ITEM)
+    run(kernel, items, items, *arrays, threads=None if n * 4 * len(arrays) >= WORTH_THREADS else 1)
+
+
+def _fit(*arrays):
+    """Flat views of arrays of one shape, dtype and layout, and new memory like the first, flat and not; None if they differ."""
+    x = arrays[0]
+    if x.dtype not in FLOATS or any(a.dtype != x.dtype or a.shape != x.shape for a in arrays):
+        return None
+    if x.ndim == 4 and any(a.strides != x.strides for a in arrays):
+        arrays = tuple(channels_last(a).transpose(0, 3, 1, 2) for a in arrays)
+        x = arrays[0]
+    flats = [_flat(a) for a in arrays]
+    if any(f is None or not f.flags.behaved or a.strides != x.strides for f, a in zip(flats, arrays, strict=True)):
+        return None
+    out = empty_like(x)
+    return *flats, _flat(out), out
+
+
+@inlined
+def _part(x, item):
+    return x[item * _ITEM : min((item + 1) * _ITEM, x.size)]
+
+
+def relu(x):
+    """portable.relu."""
+    fit = _fit(x)
+    if fit is None:
+        return portable.relu(x)
+    *flats, out = fit
+    _run(_relu, *flats)
+    return out
+
+
+@compiled
+def _relu(counter, slot, items, x, y):
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        a, out = _part(x, item), _part(y, item)
+        for k in range(out.size):
+            out[k] = 0 if a[k] < 0 else a[k]  # so that NaN stays
+
+
+def relu_backward(g, y):
+    """portable.relu_backward."""
+    fit = _fit(g, y)
+    if fit is None:
+        return portable.relu_backward(g, y)
+    *flats, out = fit
+    _run(_relu_backward, *flats)
+    return out
+
+
+@compiled
+def _relu_backward(counter, slot, items, g, y, dx):
+    one, zero = g.dtype.type(1), g.dtype.type(0)
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        a, b, out = _part(g, item), _part(y, item), _part(dx, item)
+        for k in range(out.size):
+            out[k] = a[k] * (one if b[k] > 0 else zero)
+
+
+def sigmoid_backward(g, y):
+    """portable.sigmoid_backward."""
+    fit = _fit(g, y)
+    if fit is None:
+        return portable.sigmoid_backward(g, y)
+    *flats, out = fit
+    _run(_sigmoid_backward, *flats)
+    return out
+
+
+@compiled
+def _sigmoid_backward(counter, slot, items, g, y, dx):
+    one = g.dtype.type(1)
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        a, b, out = _part(g, item), _part(y, item), _part(dx, item)
+        for k in range(out.size):
+            out[k] = a[k] * b[k] * (one - b[k])
+
+
+def add(x, y):
+    """portable.add."""
+    fit = _fit(x, y) if isinstance(y, np.ndarray) else None
+    if fit is None:
+        return portable.add(x, y)
+    *flats, out = fit
+    _run(_add, *flats)
+    return out
+
+
+@compiled
+def _add(counter, slot, items, x, y, out):
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        a, b, c = _part(x, item), _part(y, item), _part(out, item)
+        for k in range(c.size):
+            c[k] = a[k] + b[k]
+
+
+def sum_pixels(x):
+    """portable.sum_pixels, in float64."""
+    if x.dtype not in FLOATS or 0 in x.shape:
+        return portable.sum_pixels(x)
+    pixels = channels_last(x).reshape(-1, x.shape[1])
+    rows = max(1, _ITEM // x.shape[1])
+    items = -(-len(pixels) // rows)
+    sums = empty((items, x.shape[1]), np.float64)
+    run(_sum_rows, items, items, pixels, rows, sums, threads=threads_for(items) if x.nbytes >= WORTH_THREADS else 1)
+    return sums.sum(axis=0).astype(x.dtype)
+
+
+@compiled
+def _sum_rows(counter, slot, items, x, rows, sums):
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        total = sums[item]
+        total[:] = 0
+        for i in range(item * rows, min((item + 1) * rows, x.shape[0])):
+            row = x[i]
+            for c in range(row.size):
+                total[c] += row[c]

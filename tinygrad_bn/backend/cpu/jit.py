@@ -1,0 +1,77 @@
+"""What all compiled kernels share: the compiler's options, and four small functions that Numba does not have.
+
+Kernels are plain Python loops, compiled on first use by Numba and cached beside this file (or in the user's cache directory,
+where that cannot be written). They hold no lock of the interpreter while they run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# a * b + c may be rounded once, not twice; nothing else is left to the compiler. Division by zero gives inf or NaN.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_can_cache = True
+
+
+def compiled(function: Callable) -> Any:
+    """Compile on first use, without the interpreter's lock, and cache the machine code where that can be written."""
+    global _can_cache
+    if _can_cache:
+        try:
+            return numba.njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError as error:  # "no locator available"
+            _can_cache = False
+            warnings.warn(
+                f"compiled kernels cannot be cached, so each process compiles them again ({error}); set NUMBA_CACHE_DIR to a "
+                "directory that can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return numba.njit(**_OPTIONS)(function)
+
+
+def inlined(function: Callable) -> Any:
+    """A part of a kernel in a function of its own: compiled into whoever calls it."""
+    return numba.njit(inline="never", **_OPTIONS)(function)
+
+
+@intrinsic
+def take(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
+    """``take(counter)``: the old value of the int64 array's element 0, which becomes one more, atomically."""
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.atomic_rmw("add", array.data, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def address(typingctx: Any, array: Any) -> Any:  # noqa: ARG001
+    """``address(array)``: where its first element lies, for BLAS."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.bitcast(data, cgutils.voidptr_t)
+
+    return types.voidptr(array), codegen
+
+
+@intrinsic
+def high_half(typingctx: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+    """``high_half(a, b)``: the upper 64 bits of the product of two uint64."""
+
+    def codegen(_context, builder, _signature, args):
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(a, wide) for a in args))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), codegen

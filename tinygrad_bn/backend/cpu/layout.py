@@ -1,0 +1,79 @@
+"""How images lie in memory: logically (N, C, H, W), as everywhere, but with the channels of a pixel beside each other.
+
+Products over channels, statistics of channels and pooling then run over contiguous memory. Results of kernels are such arrays;
+NumPy's elementwise functions keep the layout; what comes from the user in another one is copied once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .jit import compiled, take
+from .memory import empty
+from .threads import run
+
+FLOATS = np.dtype("float32"), np.dtype("float64")  # what kernels are compiled for
+
+# A kernel that moves fewer bytes than this runs on one thread: waking another takes some 50 us.
+WORTH_THREADS = 1 << 19
+
+_BLOCK = 32
+
+
+def images(n: int, c: int, h: int, w: int, dtype: Any) -> np.ndarray:
+    """New memory for (N, C, H, W), channels last: ``.transpose(0, 2, 3, 1)`` of it is contiguous."""
+    s = np.dtype(dtype).itemsize
+    return empty((n, c, h, w), dtype, (h * w * c * s, s, w * c * s, c * s))
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """New memory in the layout of x, if x fills its memory without gaps; else contiguous."""
+    order = sorted(range(x.ndim), key=lambda i: -x.strides[i])
+    if x.transpose(order).flags.c_contiguous:
+        return empty(x.shape, x.dtype, x.strides)
+    return empty(x.shape, x.dtype)
+
+
+def plain(x: np.ndarray) -> np.ndarray:
+    """x itself if it is contiguous, aligned and writable, as kernels are compiled for; else such a copy."""
+    flags = x.flags
+    if flags.c_contiguous and flags.behaved:
+        return x
+    out = empty(x.shape, x.dtype)
+    out[...] = x
+    return out
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) as a contiguous (N, H, W, C): the same memory where it lies so already, else a copy."""
+    last = x.transpose(0, 2, 3, 1)
+    if last.flags.c_contiguous:
+        return plain(last)
+    out = empty(last.shape, x.dtype)
+    if not x.flags.c_contiguous or not x.flags.behaved:
+        out[...] = last
+        return out
+    n, c = x.shape[:2]
+    source, target = x.reshape(n, c, -1), out.reshape(n, -1, c)
+    if x.nbytes < WORTH_THREADS:
+        _turn(np.zeros(1, np.int64), 0, n, source, target)
+    else:
+        run(_turn, n, n, source, target)
+    return out
+
+
+@compiled
+def _turn(counter, slot, items, source, target):  # noqa: ARG001
+    """(N, A, B) -> (N, B, A), a block at a time, so that a line of the cache that is read is also used."""
+    while True:
+        n = take(counter)
+        if n >= items:
+            return
+        s, t = source[n], target[n]
+        for i0 in range(0, s.shape[0], _BLOCK):
+            for j0 in range(0, s.shape[1], _BLOCK):
+                for j in range(j0, min(j0 + _BLOCK, s.shape[1])):
+                    for i in range(i0, min(i0 + _BLOCK, s.shape[0])):
+                        t[j, i] = s[i, j]

@@ -1,0 +1,177 @@
+"""Softmax cross-entropy: a row of logits at a time, everything in float64 in between.
+
+A loop that carries one sum or one maximum from element to element cannot be vectorised in that order, so each row keeps
+``_LANES`` of them, merged in a fixed order. The exponential is a polynomial, since a loop that calls the C library's is not
+vectorised. Beside NumPy's own exponential, which the portable kernels use: on one thread, forward takes 0.4 of their time for
+(64, 10), 0.7 for (64, 100) and 0.95 to 1.2 for (64, 1000), backward 0.4 to 0.5: so these serve every shape.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .. import portable
+from .jit import compiled, inlined, take
+from .layout import FLOATS, plain
+from .memory import empty
+from .threads import run
+
+_LANES = 32  # (handed to the kernel: LLVM unrolls loops of constant length instead of vectorising them)
+_ITEM = 1 << 13  # elements in an item of work
+_WORTH_THREADS = 1 << 16  # elements; an exponential takes about a nanosecond
+
+_LOG2_E = 1.0 / math.log(2.0)
+_LN2_HIGH = 0.693147180369123816490  # the first 33 bits of ln 2, so that a whole multiple of them is exact
+_LN2_LOW = 1.90821492927058770002e-10
+_ROUND = 1.5 * 2.0**52  # x + _ROUND has no bits for a fraction: the whole number next to x is in the lowest bits
+_TINIEST = -708.0  # e ** -708 is the last that is normal
+
+
+@intrinsic
+def _bits(typingctx, x):  # noqa: ARG001
+    """The bits of a float64 as an int64."""
+
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def _from_bits(typingctx, n):  # noqa: ARG001
+    """The float64 that has these bits."""
+
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
+@inlined
+def _exp(x):
+    """e ** x for float64 x of at most 0, to the last bit or two; 0 below -708.
+
+    With x = n ln 2 + r, |r| <= ln 2 / 2: 2 ** n times Taylor's polynomial of r, whose rest is below 2 ** -53.
+    """
+    shifted = x * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = 1.0 / 6227020800.0
+    p = p * r + 1.0 / 479001600.0
+    p = p * r + 1.0 / 39916800.0
+    p = p * r + 1.0 / 3628800.0
+    p = p * r + 1.0 / 362880.0
+    p = p * r + 1.0 / 40320.0
+    p = p * r + 1.0 / 5040.0
+    p = p * r + 1.0 / 720.0
+    p = p * r + 1.0 / 120.0
+    p = p * r + 1.0 / 24.0
+    p = p * r + 1.0 / 6.0
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    power = _from_bits((_bits(shifted) + 1023) << 52)
+    return 0.0 if x < _TINIEST else p * power
+
+
+@compiled
+def _softmax(counter, slot, items, step, width, x, labels, g, y, smoothing):  # noqa: ARG001
+    """With e = e ** d, d = x - max(x), of each row: g (e / sum(e) - target) into y (N, C); the losses into y (N,) if g is None.
+
+    (All in one function, since arrays handed to another one are counted, atomically, for each row.)
+    """
+    samples, classes = x.shape
+    lanes = np.empty(width)
+    z = np.empty(-(-classes // width) * width)  # a row, and behind it what changes nothing
+    used = min(width, classes)
+    even = smoothing / classes
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for row in range(item * step, min((item + 1) * step, samples)):
+            n = np.uint64(row)
+            label = labels[n]
+            if label < 0 or label >= classes:
+                y[n] = np.nan
+                continue
+
+            for c in range(classes):
+                z[c] = x[n, c]
+            for c in range(classes, z.size):
+                z[c] = -np.inf
+            for k in range(width):
+                lanes[k] = z[k]
+            for begin in range(width, z.size, width):
+                for k in range(width):
+                    v, best = z[np.uint64(begin) + np.uint64(k)], lanes[k]
+                    lanes[k] = v if v > best else best
+            best = lanes[0]
+            for k in range(1, used):  # (NaN may get lost here; it is in the sum)
+                best = lanes[k] if lanes[k] > best else best
+
+            for c in range(z.size):
+                z[c] = _exp(z[c] - best)
+            for k in range(width):
+                lanes[k] = z[k]
+            for begin in range(width, z.size, width):
+                for k in range(width):
+                    lanes[k] += z[np.uint64(begin) + np.uint64(k)]
+            total = 0.0
+            for k in range(used):
+                total += lanes[k]
+
+            if g is None:
+                target = np.float64(x[n, label]) - best
+                if smoothing:
+                    for k in range(used):
+                        lanes[k] = 0.0
+                    for begin in range(0, classes, width):
+                        for k in range(min(width, classes - begin)):
+                            lanes[k] += np.float64(x[n, np.uint64(begin) + np.uint64(k)]) - best
+                    rest = 0.0
+                    for k in range(used):
+                        rest += lanes[k]
+                    target = target * (1.0 - smoothing) + rest / classes * smoothing
+                y[n] = np.log(total) - target
+            else:
+                weight, factor = 1.0 / total, np.float64(g[n])
+                for c in range(classes):
+                    y[n, c] = (z[c] * weight - even) * factor
+                y[n, label] = (z[label] * weight - even - (1.0 - smoothing)) * factor
+
+
+def _launch(x, labels, g, y, smoothing):
+    """Some rows of x at a time."""
+    step = max(1, _ITEM // x.shape[1])
+    items = -(-len(x) // step)
+    args = items, step, _LANES, x, labels, g, y, float(smoothing)
+    if x.size < _WORTH_THREADS:
+        _softmax(np.zeros(1, np.int64), 0, *args)
+    else:
+        run(_softmax, items, *args)
+
+
+def cross_entropy(x, labels, label_smoothing):
+    """(N, C), (N,) -> (N,): log(sum(e ** x)) minus the target's mean logit. NaN where a label is outside 0..C-1."""
+    if x.dtype not in FLOATS or not x.size or labels.dtype.kind not in "iu":
+        return portable.cross_entropy(x, labels, label_smoothing)
+    x, labels = plain(x), plain(labels.astype(np.int64, copy=False))
+    y = np.empty(len(x), x.dtype)
+    _launch(x, labels, None, y, label_smoothing)
+    return y
+
+
+def cross_entropy_backward(g, x, labels, label_smoothing):
+    """g (softmax(x) - target)."""
+    if x.dtype not in FLOATS or g.dtype != x.dtype or not x.size or labels.dtype.kind not in "iu":
+        return portable.cross_entropy_backward(g, x, labels, label_smoothing)
+    g, x, labels = plain(g), plain(x), plain(labels.astype(np.int64, copy=False))
+    y = empty(x.shape, x.dtype)
+    _launch(x, labels, g, y, label_smoothing)
+    return y

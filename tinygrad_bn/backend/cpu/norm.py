@@ -1,0 +1,929 @@
+"""Normalisations: one read of x for the statistics, one read and one write to apply them; and the same for the gradient.
+
+Two layouts are served as they are. Channels last, x is a matrix of rows (N S, C), and statistics are those of columns;
+contiguous, it is planes (N C, S), and statistics are those of a plane, or of some together. Batch and group normalisation
+differ only in what is put together, so they share all kernels. Where C is small, some rows are seen as one long row, whose
+columns are put together in the end: short loops are slow.
+
+Variances are sums of squared differences from a value near the mean, never differences of large sums; they and the means are
+put together in pairs, in a fixed order, in float64. Chan, Golub and LeVeque 1983. A mean is ``near``, its value in x's dtype,
+from which the difference of x is hardly rounded, plus a small rest: so large numbers with a small variance lose nothing. The
+rest is not subtracted from each x, but from what is added to all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import portable
+from .jit import compiled, inlined, take
+from .layout import FLOATS, WORTH_THREADS, channels_last, plain
+from .memory import empty
+from .threads import run
+
+_ITEM = 1 << 16  # elements in an item of work
+_WIDTH = 256  # elements in a row, if rows can be joined for that
+_LANES = 32  # partial sums of a plane: adding in any other order than the written one is not left to the compiler
+_SEGMENT = 1 << 13  # elements of a plane that are looked at twice, so they fit the fastest cache
+_GROWTH = 7  # each block of rows has at most so many times the rows seen before it
+
+# ----- loops that the compiler vectorises: over contiguous slices, and with one array written. Four rows at a time are added
+# in x's dtype, pairwise, and then to float64.
+
+
+@inlined
+def _clear(out):  # (for Numba, out[:] = 0 is slow to compile)
+    for k in range(out.size):
+        out[k] = 0
+
+
+@inlined
+def _copy(x, out):
+    for k in range(out.size):
+        out[k] = x[k]
+
+
+@inlined
+def _add(x, out):
+    for k in range(out.size):
+        out[k] += x[k]
+
+
+@inlined
+def _add_four(x0, x1, x2, x3, out):
+    for k in range(out.size):
+        out[k] += (x0[k] + x1[k]) + (x2[k] + x3[k])
+
+
+@inlined
+def _add_wide(x0, x1, x2, x3, out):
+    """Each as float64 first: not even near the largest number does this overflow."""
+    for k in range(out.size):
+        out[k] += (np.float64(x0[k]) + np.float64(x1[k])) + (np.float64(x2[k]) + np.float64(x3[k]))
+
+
+@inlined
+def _add_gaps(x, near, out):
+    for k in range(out.size):
+        out[k] += x[k] - near[k]
+
+
+@inlined
+def _add_four_gaps(x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        n = near[k]
+        out[k] += ((x0[k] - n) + (x1[k] - n)) + ((x2[k] - n) + (x3[k] - n))
+
+
+@inlined
+def _add_squares(x, near, out):
+    for k in range(out.size):
+        d = x[k] - near[k]
+        out[k] += d * d
+
+
+@inlined
+def _add_four_squares(x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        n = near[k]
+        d0, d1, d2, d3 = x0[k] - n, x1[k] - n, x2[k] - n, x3[k] - n
+        out[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+
+
+@inlined
+def _add_products(g, x, near, out):
+    for k in range(out.size):
+        out[k] += g[k] * (x[k] - near[k])
+
+
+@inlined
+def _add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        n = near[k]
+        out[k] += (g0[k] * (x0[k] - n) + g1[k] * (x1[k] - n)) + (g2[k] * (x2[k] - n) + g3[k] * (x3[k] - n))
+
+
+@inlined
+def _apply(x, near, scale, shift, y):
+    for k in range(y.size):
+        y[k] = (x[k] - near[k]) * scale[k] + shift[k]
+
+
+@inlined
+def _apply_gradient(g, x, near, scale, slope, shift, dx):
+    for k in range(dx.size):
+        dx[k] = g[k] * scale[k] - ((x[k] - near[k]) * slope[k] + shift[k])
+
+
+# The same where near is one number for the whole slice.
+
+
+@inlined
+def _add_gaps_of(x, near, out):
+    for k in range(x.size):
+        out[k] += x[k] - near
+
+
+@inlined
+def _add_four_gaps_of(x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        out[k] += ((x0[k] - near) + (x1[k] - near)) + ((x2[k] - near) + (x3[k] - near))
+
+
+@inlined
+def _add_squares_of(x, near, out):
+    for k in range(x.size):
+        d = x[k] - near
+        out[k] += d * d
+
+
+@inlined
+def _add_four_squares_of(x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        d0, d1, d2, d3 = x0[k] - near, x1[k] - near, x2[k] - near, x3[k] - near
+        out[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+
+
+@inlined
+def _add_products_of(g, x, near, out):
+    for k in range(x.size):
+        out[k] += g[k] * (x[k] - near)
+
+
+@inlined
+def _add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
+    for k in range(out.size):
+        out[k] += (g0[k] * (x0[k] - near) + g1[k] * (x1[k] - near)) + (g2[k] * (x2[k] - near) + g3[k] * (x3[k] - near))
+
+
+# ----- moments, kept as three: an origin, the mean less the origin, and the sum of squared differences from the mean
+
+
+@inlined
+def _gaps(origin, mean, near, rest, out):
+    for k in range(out.size):
+        out[k] = ((near[k] - origin[k]) - mean[k]) + rest[k]
+
+
+@inlined
+def _widen(gap, weight, more, spread):
+    for k in range(spread.size):
+        spread[k] += more[k] + gap[k] * gap[k] * weight
+
+
+@inlined
+def _move(gap, weight, mean):
+    for k in range(mean.size):
+        mean[k] += gap[k] * weight
+
+
+@inlined
+def _merge(origin, mean, spread, seen, near, rest, more, count, gap):
+    """The moments of ``seen`` rows become those of ``count`` more as well, whose mean is near + rest. Chan's formula."""
+    _gaps(origin, mean, near, rest, gap)
+    _widen(gap, seen * count / (seen + count), more, spread)
+    _move(gap, count / (seen + count), mean)
+
+
+@inlined
+def _rebase(origin, mean, near):
+    """near and the origin become the mean in x's dtype: far from a first row that is an outlier, differences are rounded."""
+    for k in range(near.size):
+        near[k] = origin[k] + mean[k]
+    for k in range(near.size):
+        mean[k] += origin[k] - near[k]
+        origin[k] = near[k]
+
+
+@inlined
+def _halve(lanes):
+    """The sum of the lanes, whose number is a power of two."""
+    half = lanes.size // 2
+    while half > 0:
+        _add(lanes[half : 2 * half], lanes[:half])
+        half //= 2
+    return lanes[0]
+
+
+@inlined
+def _total(x, lanes):
+    """The sum of x, in float64."""
+    _clear(lanes)
+    n, end = lanes.size, x.size
+    i = 0
+    while i + 4 * n <= end:
+        _add_wide(x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n], lanes)
+        i += 4 * n
+    while i < end:
+        part = x[i : min(i + n, end)]
+        _add(part, lanes[: part.size])
+        i += n
+    return _halve(lanes)
+
+
+@inlined
+def _moments(x, sums, squares):
+    """Of the elements of x: near, in its dtype, and rest, whose sum is their mean; and their squared differences from it.
+
+    Each segment is looked at twice: for its mean, and for the squares of the differences from that as rounded to x's dtype.
+    """
+    n = sums.size
+    origin, mean, spread, seen = 0.0, 0.0, 0.0, 0.0
+    for begin in range(0, x.size, _SEGMENT):
+        end = min(begin + _SEGMENT, x.size)
+        count = np.float64(end - begin)
+        near = x.dtype.type(_total(x[begin:end], sums) / count)
+        _clear(sums)
+        _clear(squares)
+        i = begin
+        while i + 4 * n <= end:
+            x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
+            _add_four_gaps_of(x0, x1, x2, x3, near, sums)
+            _add_four_squares_of(x0, x1, x2, x3, near, squares)
+            i += 4 * n
+        while i < end:
+            part = x[i : min(i + n, end)]
+            _add_gaps_of(part, near, sums)
+            _add_squares_of(part, near, squares)
+            i += n
+        total = _halve(sums)
+        if begin == 0:
+            origin = np.float64(near)
+        gap = ((np.float64(near) - origin) - mean) + total / count
+        spread += (_halve(squares) - total * total / count) + gap * gap * (seen * count / (seen + count))
+        mean += gap * (count / (seen + count))
+        seen += count
+    near = x.dtype.type(origin + mean)
+    return near, (origin - np.float64(near)) + mean, spread
+
+
+@inlined
+def _variance(mean, spread, count, like):
+    """NaN where the mean is not finite, as it is where x is not; infinite where squares overflow in the dtype of ``like``."""
+    if not math.isfinite(mean):
+        return np.nan
+    variance = max(spread, 0.0) / count
+    if math.isnan(spread) or math.isinf(like.dtype.type(variance)):
+        return np.inf
+    return variance
+
+
+# ----- rows: x is (R, W), in items of ``item_rows``, and has statistics of columns
+
+
+@inlined
+def _quarter(count):
+    """How far apart the four rows are that are added at a time: far, for four rows beside each other are not read ahead by the
+    processor, and odd, for rows some multiple of 4 KiB apart compete for the same lines of its first cache."""
+    quarter = count // 4
+    return max(0, quarter - 1 + quarter % 2)
+
+
+@compiled
+def _row_moments(counter, slot, items, x, item_rows, parts):  # noqa: ARG001
+    """The moments of each column in each item: parts (3, items, W).
+
+    The squares of a block of rows are those of differences from the mean of the rows before it. If blocks are not more than
+    ``_GROWTH`` times as long as all before them, these have at most about ``_GROWTH`` times the sum of the squares of the
+    differences from the mean of all, whatever the rows are: by Chan's formula, a gap between the two means widens that sum too.
+    """
+    width = x.shape[1]
+    near = np.empty(width, x.dtype)
+    gap, sums, squares = np.empty(width), np.empty(width), np.empty(width)
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        begin = item * item_rows
+        stop = min(begin + item_rows, x.shape[0])
+        first, origin, mean, spread = x[begin], parts[0, item], parts[1, item], parts[2, item]
+        _copy(first, near)
+        _copy(first, origin)
+        _clear(mean)
+        _clear(spread)
+        seen = 1
+        while begin + seen < stop:
+            i = begin + seen
+            count = min(_GROWTH * seen, stop - i)
+            _clear(sums)
+            _clear(squares)
+            quarter = _quarter(count)
+            for j in range(i, i + quarter):
+                x0, x1, x2, x3 = x[j], x[j + quarter], x[j + 2 * quarter], x[j + 3 * quarter]
+                _add_four_gaps(x0, x1, x2, x3, near, sums)
+                _add_four_squares(x0, x1, x2, x3, near, squares)
+            for j in range(i + 4 * quarter, i + count):
+                _add_gaps(x[j], near, sums)
+                _add_squares(x[j], near, squares)
+            for k in range(width):
+                rest = sums[k] / count
+                squares[k] -= sums[k] * rest
+                sums[k] = rest
+            _merge(origin, mean, spread, np.float64(seen), near, sums, squares, np.float64(count), gap)
+            _rebase(origin, mean, near)
+            seen += count
+
+
+@compiled
+def _row_apply(counter, slot, items, x, item_rows, coefficients, y):  # noqa: ARG001
+    """y = (x - near) scale + shift, by columns: coefficients (3, Q, W), of which item i uses [:, i mod Q]."""
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        q = item % coefficients.shape[1]
+        near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
+        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            _apply(x[i], near, scale, shift, y[i])
+
+
+@compiled
+def _row_products(counter, slot, items, g, x, item_rows, centre, parts):  # noqa: ARG001
+    """The sums of g and of g (x - near) over each item: centre (1 or more, Q, W), near the first; parts (2, items, W)."""
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        near, sums, products = centre[0, item % centre.shape[1]], parts[0, item], parts[1, item]
+        _clear(sums)
+        _clear(products)
+        begin, stop = item * item_rows, min((item + 1) * item_rows, x.shape[0])
+        quarter = _quarter(stop - begin)
+        for i in range(begin, begin + quarter):
+            g0, g1, g2, g3 = g[i], g[i + quarter], g[i + 2 * quarter], g[i + 3 * quarter]
+            x0, x1, x2, x3 = x[i], x[i + quarter], x[i + 2 * quarter], x[i + 3 * quarter]
+            _add_four(g0, g1, g2, g3, sums)
+            _add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
+        for i in range(begin + 4 * quarter, stop):
+            _add(g[i], sums)
+            _add_products(g[i], x[i], near, products)
+
+
+@compiled
+def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):  # noqa: ARG001
+    """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_row_apply``."""
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        q = item % coefficients.shape[1]
+        near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
+        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            _apply_gradient(g[i], x[i], near, scale, slope, shift, dx[i])
+
+
+# ----- planes: x is (P, S), in items of ``item_planes``, and has statistics of whole planes
+
+
+@compiled
+def _plane_moments(counter, slot, items, x, item_planes, parts):  # noqa: ARG001
+    """The moments of each plane: parts (3, P)."""
+    sums, squares = np.empty(_LANES), np.empty(_LANES)
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
+            parts[0, p], parts[1, p], parts[2, p] = _moments(x[p], sums, squares)
+
+
+@compiled
+def _plane_apply(counter, slot, items, x, item_planes, coefficients, y):  # noqa: ARG001
+    """y = (x - near) scale + shift: coefficients (3, Q), of which plane p uses [:, p mod Q]."""
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
+            q = p % coefficients.shape[1]
+            near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
+            source, target = x[p], y[p]
+            for k in range(target.size):
+                target[k] = (source[k] - near) * scale + shift
+
+
+@inlined
+def _plane_sums(g, x, near, sums, products):
+    """The sums of g and of g (x - near) over a plane."""
+    _clear(sums)
+    _clear(products)
+    n, end = sums.size, g.size
+    i = 0
+    while i + 4 * n <= end:
+        g0, g1, g2, g3 = g[i : i + n], g[i + n : i + 2 * n], g[i + 2 * n : i + 3 * n], g[i + 3 * n : i + 4 * n]
+        x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
+        _add_four(g0, g1, g2, g3, sums)
+        _add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
+        i += 4 * n
+    while i < end:
+        stop = min(i + n, end)
+        _add(g[i:stop], sums[: stop - i])
+        _add_products_of(g[i:stop], x[i:stop], near, products)
+        i += n
+    return _halve(sums), _halve(products)
+
+
+@compiled
+def _plane_products(counter, slot, items, g, x, item_planes, centre, parts):  # noqa: ARG001
+    """The sums of g and of g (x - near) over each plane: centre (1 or more, Q), near the first; parts (2, P)."""
+    sums, products = np.empty(_LANES), np.empty(_LANES)
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
+            parts[0, p], parts[1, p] = _plane_sums(g[p], x[p], centre[0, p % centre.shape[1]], sums, products)
+
+
+@compiled
+def _plane_gradient(counter, slot, items, g, x, item_planes, coefficients, dx):  # noqa: ARG001
+    """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_plane_apply``."""
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
+            q = p % coefficients.shape[1]
+            near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
+            h, source, target = g[p], x[p], dx[p]
+            for k in range(target.size):
+                target[k] = h[k] * scale - ((source[k] - near) * slope + shift)
+
+
+# ----- what is between two passes: A sets of statistics (one for batch, N for group normalisation), each of C / share values
+
+
+@inlined
+def _less(value, rest, slope):
+    """value - rest slope: what the rest of a mean, which is not subtracted from x, does to a sum. inf - inf is not wanted."""
+    correction = rest * slope
+    return value - correction if math.isfinite(correction) else value
+
+
+@inlined
+def _repeat(coefficients):
+    """(K, A, F, C): [:, :, 0] to all F."""
+    for i in range(coefficients.shape[0]):
+        for a in range(coefficients.shape[1]):
+            for f in range(1, coefficients.shape[2]):
+                _copy(coefficients[i, a, 0], coefficients[i, a, f])
+
+
+@compiled
+def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients):
+    """From moments to statistics, mean and variance (2, A C / share), and coefficients (3, A, F, C) for ``_row_apply``.
+
+    parts: (3, A, B, C), of ``each`` elements, but the F last of the B of ``last`` elements; parts[:, :, 0] become their sum.
+    """
+    many, channels = parts.shape[2:]
+    fold = coefficients.shape[2]
+    gap = np.empty(channels)
+    for a in range(parts.shape[1]):
+        origin, mean, spread = parts[0, a, 0], parts[1, a, 0], parts[2, a, 0]
+        seen = each if many > fold else last
+        for b in range(1, many):
+            count = each if b < many - fold else last
+            _merge(origin, mean, spread, seen, parts[0, a, b], parts[1, a, b], parts[2, a, b], count, gap)
+            seen += count
+        for c0 in range(0, channels, share):
+            o, m, s, n = origin[c0], mean[c0], spread[c0], seen
+            for c in range(c0 + 1, c0 + share):
+                d = ((origin[c] - o) - m) + mean[c]
+                s += spread[c] + d * d * (n * seen / (n + seen))
+                m += d * (seen / (n + seen))
+                n += seen
+            value = o + m
+            variance = _variance(value, s, n, gamma)
+            if not math.isfinite(value):
+                value = np.nan
+            group = (a * channels + c0) // share
+            statistics[0, group], statistics[1, group] = value, variance
+            inv_std = 1.0 / math.sqrt(variance + eps)
+            for c in range(c0, c0 + share):
+                coefficients[0, a, 0, c] = value
+                rest = (o - np.float64(coefficients[0, a, 0, c])) + m
+                scale = inv_std * gamma[c]
+                coefficients[1, a, 0, c] = scale
+                coefficients[2, a, 0, c] = beta[c] - rest * scale
+    _repeat(coefficients)
+
+
+@compiled
+def _centre(mean, share, coefficients):
+    """near, which is the mean (A C / share) as x's dtype has it, into coefficients[0] (., A, F, C)."""
+    channels = coefficients.shape[3]
+    for a in range(coefficients.shape[1]):
+        for f in range(coefficients.shape[2]):
+            for c in range(channels):
+                coefficients[0, a, f, c] = mean[(a * channels + c) // share]
+
+
+@compiled
+def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients):
+    """From sums of g and g (x - near), parts (2, A, B, C), to dgamma, dbeta (C,) and coefficients (4, A, F, C).
+
+    dx = (h - mean(h) - x_hat mean(h x_hat)) / sqrt(var + eps) with h = gamma g, a mean being of ``count`` elements. near is
+    among the coefficients already. parts[:, :, 0] become the sums over B, and those of g (x - mean).
+    """
+    channels = parts.shape[3]
+    total_x, total = np.empty(channels), np.empty(channels)
+    _clear(total_x)
+    _clear(total)
+    for a in range(parts.shape[1]):
+        sums, products = parts[0, a, 0], parts[1, a, 0]
+        for b in range(1, parts.shape[2]):
+            _add(parts[0, a, b], sums)
+            _add(parts[1, a, b], products)
+        for c0 in range(0, channels, share):
+            group = (a * channels + c0) // share
+            rest = mean[group] - np.float64(coefficients[0, a, 0, c0])
+            inv_std = 1.0 / math.sqrt(var[group] + eps)
+            h, hx = 0.0, 0.0
+            for c in range(c0, c0 + share):
+                product = inv_std * _less(products[c], rest, sums[c])
+                h += gamma[c] * sums[c]
+                hx += gamma[c] * product
+                total_x[c] += product
+                total[c] += sums[c]
+            slope = inv_std * (inv_std * (hx / count))
+            shift = _less(inv_std * (h / count), rest, slope)
+            for c in range(c0, c0 + share):
+                coefficients[1, a, 0, c] = inv_std * gamma[c]
+                coefficients[2, a, 0, c] = slope
+                coefficients[3, a, 0, c] = shift
+    _copy(total_x, dgamma)
+    _copy(total, dbeta)
+    _repeat(coefficients)
+
+
+@compiled
+def _settle_inference(gamma, beta, mean, var, eps, coefficients):
+    """Coefficients (3, 1, F, C) for ``_row_apply`` from given statistics."""
+    for c in range(gamma.size):
+        coefficients[0, 0, 0, c] = mean[c]
+        coefficients[1, 0, 0, c] = gamma[c] / math.sqrt(var[c] + eps)
+        coefficients[2, 0, 0, c] = beta[c]
+    _repeat(coefficients)
+
+
+@compiled
+def _forward_rows(x, items, item_rows, fold, sets, share, gamma, beta, eps, statistics, y):
+    """All of the forward pass of a small input, in one call."""
+    width = x.shape[1]
+    channels = width // fold
+    parts, coefficients = np.empty((3, items, width)), np.empty((3, sets, fold, channels), x.dtype)
+    _row_moments(np.zeros(1, np.int64), 0, items, x, item_rows, parts)
+    last = np.float64(x.shape[0] - (items - 1) * item_rows)
+    joined = parts.reshape(3, sets, items * fold // sets, channels)
+    _settle(joined, np.float64(item_rows), last, share, gamma, beta, eps, statistics, coefficients)
+    _row_apply(np.zeros(1, np.int64), 0, items, x, item_rows, coefficients.reshape(3, sets, width), y)
+
+
+@compiled
+def _backward_rows(g, x, items, item_rows, fold, sets, share, gamma, mean, var, eps, dgamma, dbeta, dx):
+    """All of the backward pass of a small input, in one call."""
+    width = x.shape[1]
+    channels = width // fold
+    parts, coefficients = np.empty((2, items, width)), np.empty((4, sets, fold, channels), x.dtype)
+    flat = coefficients.reshape(4, sets, width)
+    _centre(mean, share, coefficients)
+    _row_products(np.zeros(1, np.int64), 0, items, g, x, item_rows, flat, parts)
+    joined = parts.reshape(2, sets, items * fold // sets, channels)
+    count = np.float64(x.size // mean.size)
+    _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
+    _row_gradient(np.zeros(1, np.int64), 0, items, g, x, item_rows, flat, dx)
+
+
+# ----- layouts and threads
+
+
+def _fits(x, *others):
+    """Whether there are compiled kernels for it: one dtype, and something to do. The others may be None."""
+    dtype = x.dtype
+    for a in others:
+        if a is not None and a.dtype != dtype:
+            return False
+    return dtype in FLOATS and x.size > 0
+
+
+def _turned(x):
+    """(N, C, *S) as (N, *S, C)."""
+    return x if x.ndim == 2 else x.transpose(0, *range(2, x.ndim), 1)
+
+
+def _settled(x):
+    """x, or a copy where it lies otherwise, and whether it is rows; else it is planes."""
+    if x.flags.c_contiguous:
+        return plain(x), x.size == x.shape[0] * x.shape[1]
+    last = _turned(x)
+    if not last.flags.c_contiguous and abs(x.strides[1]) > min(abs(s) for s in x.strides):
+        return plain(x), x.size == x.shape[0] * x.shape[1]
+    return plain(last).transpose(0, x.ndim - 1, *range(1, x.ndim - 1)), True
+
+
+def _like(g, rows):
+    """g in the layout of an x that is rows, or planes, by ``_settled``."""
+    if not rows:
+        return plain(g)
+    if g.ndim == 4:
+        return channels_last(g).transpose(0, 3, 1, 2)
+    return plain(_turned(g)).transpose(0, g.ndim - 1, *range(1, g.ndim - 1))
+
+
+def _new(x):
+    return empty(x.shape, x.dtype, None if x.flags.c_contiguous else x.strides)
+
+
+def _matrix(x, rows, fold):
+    """x as the kernels see it."""
+    n, c = x.shape[:2]
+    return _turned(x).reshape(-1, fold * c) if rows else x.reshape(n * c, -1)
+
+
+def _plan(x, rows, sets):
+    """How many rows are joined to one, how many rows or planes an item has, and how many items there are."""
+    n, c = x.shape[:2]
+    if not rows:
+        each = max(1, _ITEM * n * c // x.size)
+        return 1, each, -(-n * c // each)
+    each = x.size // (c * sets)
+    fold = math.gcd(each, 1 << (max(1, _WIDTH // c).bit_length() - 1))
+    if sets > 1:  # an item for each
+        return fold, each // fold, sets
+    item_rows = max(1, _ITEM // (fold * c))
+    return fold, min(item_rows, each // fold), -(-each // (fold * item_rows))
+
+
+def _run(kernel, items, nbytes, *args):
+    if nbytes < WORTH_THREADS:
+        kernel(np.zeros(1, np.int64), 0, items, *args)
+    else:
+        run(kernel, items, items, *args)
+
+
+def _affine(x, gamma, beta):
+    """gamma and beta as the kernels take them."""
+    c = x.shape[1]
+    return (np.ones(c, x.dtype), np.zeros(c, x.dtype)) if gamma is None else (plain(gamma), plain(beta))
+
+
+def _forward(x, gamma, beta, eps, sets, share):
+    """y, mean and variance (sets C / share), for ``sets`` of statistics of C / share groups of channels each."""
+    x, rows = _settled(x)
+    y = _new(x)
+    c = x.shape[1]
+    fold, each, items = _plan(x, rows, sets)
+    source, target = _matrix(x, rows, fold), _matrix(y, rows, fold)
+    statistics = np.empty((2, sets * c // share))
+    if rows and x.nbytes < WORTH_THREADS:
+        _forward_rows(source, items, each, fold, sets, share, *_affine(x, gamma, beta), eps, statistics, target)
+        return y, *statistics
+    coefficients = np.empty((3, sets, fold, c), x.dtype)
+    if rows:
+        parts = np.empty((3, items, fold * c))
+        moments, apply, flat = _row_moments, _row_apply, coefficients.reshape(3, sets, -1)
+        counts = float(each), float(len(source) - (items - 1) * each)
+    else:
+        parts = np.empty((3, len(source)))
+        moments, apply, flat = _plane_moments, _plane_apply, coefficients.reshape(3, -1)
+        counts = (float(source.shape[1]),) * 2
+    _run(moments, items, x.nbytes, source, each, parts)
+    _settle(parts.reshape(3, sets, -1, c), *counts, share, *_affine(x, gamma, beta), eps, statistics, coefficients)
+    _run(apply, items, x.nbytes, source, each, flat, target)
+    return y, *statistics
+
+
+def _backward(g, x, gamma, mean, var, eps, sets, share):
+    """dx, dgamma, dbeta, for mean and variance as ``_forward`` gave them."""
+    x, rows = _settled(x)
+    g = _like(g, rows)
+    dx = _new(x)
+    c = x.shape[1]
+    fold, each, items = _plan(x, rows, sets)
+    grad, source, target = _matrix(g, rows, fold), _matrix(x, rows, fold), _matrix(dx, rows, fold)
+    weight = np.ones(c, x.dtype) if gamma is None else plain(gamma)
+    dgamma, dbeta = np.empty(c, x.dtype), np.empty(c, x.dtype)
+    mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
+    if rows and x.nbytes < WORTH_THREADS:
+        _backward_rows(grad, source, items, each, fold, sets, share, weight, mean, var, eps, dgamma, dbeta, target)
+    else:
+        coefficients = np.empty((4, sets, fold, c), x.dtype)
+        if rows:
+            parts = np.empty((2, items, fold * c))
+            products, gradient, flat = _row_products, _row_gradient, coefficients.reshape(4, sets, -1)
+        else:
+            parts = np.empty((2, len(source)))
+            products, gradient, flat = _plane_products, _plane_gradient, coefficients.reshape(4, -1)
+        _centre(mean, share, coefficients)
+        _run(products, items, x.nbytes, grad, source, each, flat, parts)
+        count = float(x.size // mean.size)
+        joined = parts.reshape(2, sets, -1, c)
+        _settle_gradient(joined, mean, var, count, share, weight, eps, dgamma, dbeta, coefficients)
+        _run(gradient, items, x.nbytes, grad, source, each, flat, target)
+    return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
+
+
+# ----- batch and group normalisation
+
+
+def batch_norm(x, gamma, beta, eps):
+    """y = gamma (x - mean) / sqrt(var + eps) + beta of (N, C, *S); and the batch's mean and biased variance (C,) in float64."""
+    if not _fits(x, gamma, beta):
+        return portable.batch_norm(x, gamma, beta, eps)
+    y, mean, var = _forward(x, gamma, beta, eps, 1, 1)
+    return y, (mean, var)
+
+
+def batch_norm_backward(g, x, gamma, mean, var, eps):
+    """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
+    if not _fits(x, g, gamma):
+        return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
+    return _backward(g, x, gamma, mean, var, eps, 1, 1)
+
+
+def batch_norm_inference(x, gamma, beta, mean, var, eps):
+    """gamma (x - mean) / sqrt(var + eps) + beta of (N, C, *S), with given statistics (C,)."""
+    if not _fits(x, gamma, beta, mean, var):
+        return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
+    x, rows = _settled(x)
+    y = _new(x)
+    c = x.shape[1]
+    fold, each, items = _plan(x, rows, 1)
+    coefficients = np.empty((3, 1, fold, c), x.dtype)
+    _settle_inference(*_affine(x, gamma, beta), plain(mean), plain(var), eps, coefficients)
+    apply, flat = (_row_apply, coefficients.reshape(3, 1, -1)) if rows else (_plane_apply, coefficients.reshape(3, -1))
+    _run(apply, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
+    return y
+
+
+def group_norm(x, gamma, beta, num_groups, eps):
+    """y of (N, C, *S); and mean and variance of each group of each example, (N, G, 1, ...) in float64."""
+    if not _fits(x, gamma, beta):
+        return portable.group_norm(x, gamma, beta, num_groups, eps)
+    n, c = x.shape[:2]
+    y, *statistics = _forward(x, gamma, beta, eps, n, c // num_groups)
+    return y, tuple(v.reshape(n, num_groups, *(1,) * (x.ndim - 1)) for v in statistics)
+
+
+def group_norm_backward(g, x, gamma, mean, var, num_groups, eps):
+    """dx, dgamma, dbeta."""
+    if not _fits(x, g, gamma):
+        return portable.group_norm_backward(g, x, gamma, mean, var, num_groups, eps)
+    return _backward(g, x, gamma, mean, var, eps, x.shape[0], x.shape[1] // num_groups)
+
+
+# ----- layer normalisation: statistics of rows (M, K), and gamma, beta (K,) along them
+
+
+@inlined
+def _scaled(g, gamma, h):
+    for k in range(h.size):
+        h[k] = g[k] * gamma[k]
+
+
+@inlined
+def _apply_row(x, near, rest, inv_std, gamma, beta, y):
+    for k in range(y.size):
+        y[k] = ((x[k] - near) - rest) * inv_std * gamma[k] + beta[k]
+
+
+@inlined
+def _apply_row_gradient(x, near, slope, shift, inv_std, h):
+    for k in range(h.size):
+        h[k] = (h[k] - ((x[k] - near) * slope + shift)) * inv_std
+
+
+@inlined
+def _add_row_products(g, x, near, rest, inv_std, out):
+    for k in range(out.size):
+        out[k] += g[k] * (((x[k] - near) - rest) * inv_std)
+
+
+@compiled
+def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics, y):  # noqa: ARG001
+    """y (M, K), and mean and variance of each row, statistics (2, M): each row is in the cache when it is applied."""
+    sums, squares = np.empty(_LANES), np.empty(_LANES)
+    cast = x.dtype.type
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            near, rest, spread = _moments(x[i], sums, squares)
+            mean = near + rest
+            variance = _variance(mean, spread, x.shape[1], gamma)
+            statistics[0, i] = mean if math.isfinite(mean) else np.nan
+            statistics[1, i] = variance
+            _apply_row(x[i], near, cast(rest), cast(1.0 / math.sqrt(variance + eps)), gamma, beta, y[i])
+
+
+@compiled
+def _layer_gradient(counter, slot, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):  # noqa: ARG001
+    """dx (M, K), and each item's share of dgamma and dbeta, parts (2, items, K)."""
+    sums, products = np.empty(_LANES), np.empty(_LANES)
+    cast = x.dtype.type
+    while True:
+        item = take(counter)
+        if item >= items:
+            return
+        dgamma, dbeta = parts[0, item], parts[1, item]
+        _clear(dgamma)
+        _clear(dbeta)
+        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            h = dx[i]
+            near = cast(mean[i])
+            rest = mean[i] - np.float64(near)
+            inv_std = 1.0 / math.sqrt(var[i] + eps)
+            _scaled(g[i], gamma, h)
+            total, product = _plane_sums(h, x[i], near, sums, products)
+            slope = inv_std * (inv_std * (_less(product, rest, total) / h.size))
+            shift = _less(total / h.size, rest, slope)
+            _apply_row_gradient(x[i], near, cast(slope), cast(shift), cast(inv_std), h)
+            _add_row_products(g[i], x[i], near, cast(rest), cast(inv_std), dgamma)
+            _add(g[i], dbeta)
+
+
+@compiled
+def _add_parts(parts, out):
+    """(K, items, C) -> (K, C), item by item; parts[:, 0] become the sums."""
+    for i in range(parts.shape[0]):
+        for item in range(1, parts.shape[1]):
+            _add(parts[i, item], parts[i, 0])
+        _copy(parts[i, 0], out[i])
+
+
+def _memory_order(x, axes):
+    """The axes of x as they lie in memory, if the given ones lie last; else None."""
+    order = sorted(range(x.ndim), key=lambda i: (i in axes, -x.strides[i]))
+    return order if x.transpose(order).flags.c_contiguous else None
+
+
+def _layer(x, axes):
+    """x or a copy, its axes as they lie in memory with the normalised ones last, and the order of these in gamma; or None."""
+    order = _memory_order(x, axes)
+    if order is None:
+        x = plain(x)
+        order = _memory_order(x, axes)
+        if order is None:
+            return None
+    elif not x.flags.behaved:
+        x = plain(x.transpose(order)).transpose(np.argsort(order))
+    inner = order[x.ndim - len(axes) :]
+    return x, order, [axes.index(i) for i in inner]
+
+
+def _layer_plan(x, axes):
+    """Elements in a row, rows in an item, and items."""
+    k = math.prod(x.shape[a] for a in axes)
+    m = x.size // k
+    each = max(1, _ITEM // k)
+    return k, each, -(-m // each)
+
+
+def layer_norm(x, gamma, beta, axes, eps):
+    """y, and mean and variance of each example (kept axes) in float64."""
+    found = _layer(x, axes) if _fits(x, gamma, beta) else None
+    if found is None:
+        return portable.layer_norm(x, gamma, beta, axes, eps)
+    x, order, places = found
+    k, each, items = _layer_plan(x, axes)
+    if gamma is None:
+        weight, bias = np.ones(k, x.dtype), np.zeros(k, x.dtype)
+    else:
+        weight, bias = (plain(p.transpose(places)).reshape(-1) for p in (gamma, beta))
+    y = _new(x)
+    source, target = (a.transpose(order).reshape(-1, k) for a in (x, y))
+    statistics = np.empty((2, len(source)))
+    _run(_layer_rows, items, x.nbytes, source, each, weight, bias, eps, statistics, target)
+    outer = order[: x.ndim - len(axes)]
+    return y, tuple(_kept(v, x.shape, outer) for v in statistics)
+
+
+def _kept(v, shape, outer):
+    """Statistics (M,) of examples that lie in memory in the order ``outer``, in the shape with kept axes."""
+    v = v.reshape([shape[i] for i in outer]).transpose(np.argsort(outer))
+    return v.reshape([n if i in outer else 1 for i, n in enumerate(shape)])
+
+
+def layer_norm_backward(g, x, gamma, mean, var, axes, eps):
+    """dx, dgamma, dbeta."""
+    found = _layer(x, axes) if _fits(x, g, gamma) else None
+    if found is None:
+        return portable.layer_norm_backward(g, x, gamma, mean, var, axes, eps)
+    x, order, places = found
+    k, each, items = _layer_plan(x, axes)
+    weight = np.ones(k, x.dtype) if gamma is None else plain(gamma.transpose(places)).reshape(-1)
+    dx = _new(x)
+    source, target = (a.transpose(order).reshape(-1, k) for a in (x, dx))
+    grad = plain(g.transpose(order)).reshape(-1, k)
+    mean, var = (plain(v.transpose(order)).reshape(-1) for v in (mean, var))
+    parts = np.empty((2, items, k))
+    _run(_layer_gradient, items, x.nbytes, grad, source, each, weight, mean, var, eps, parts, target)
+    if gamma is None:
+        return dx, None, None
+    sums = np.empty((2, k), x.dtype)
+    _add_parts(parts, sums)
+    lying = [gamma.shape[i] for i in places]
+    return dx, *(v.reshape(lying).transpose(np.argsort(places)) for v in sums)
