@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinygrad_bn.backend import portable
 from tinygrad_bn.backend.cpu import memory, threads
 
-pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
+numba = pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
 pytest.importorskip("scipy", reason="compiled kernels need SciPy: pip install 'tinygrad_bn[fast]'")
 from tinygrad_bn.backend.cpu import norm  # noqa: E402
 
@@ -288,7 +288,7 @@ def test_samples_in_order_cost_no_accuracy(layout, rng):
 @given(
     st.sampled_from([(3, 4), (60, 100), (7, 6, 5), (5, 4, 3, 3), (8, 4, 40, 41), (2, 2, 9000)]),
     dtypes,
-    st.floats(-1e30, 1e30),
+    st.floats(-1e30, 1e30) | st.sampled_from([1e39, -1e39]),  # (a third of these is nearly the largest float32)
     st.sampled_from(["contiguous", "channels last"]),
     st.sampled_from([None, 50]),
 )
@@ -321,6 +321,15 @@ def test_squares_that_overflow_make_the_variance_infinite_as_in_portable(kind, l
     np.testing.assert_array_equal(var, np.inf)
 
 
+def test_a_variance_beyond_the_dtype_is_infinite_however_few_rows_there_are():
+    x = np.zeros((6, 3), "float32")
+    x[:, 1] = np.tile([-1e30, 1e30], 3)
+    y, (mean, var) = norm.batch_norm(x, None, None, 1e-5)
+    np.testing.assert_array_equal(y, 0.0)
+    np.testing.assert_array_equal(var, [0.0, np.inf, 0.0])
+    assert np.isfinite(mean).all()
+
+
 # ----- memory, and what has no compiled kernel
 
 
@@ -345,6 +354,18 @@ def test_results_lie_as_x_does_and_directly_in_their_block(kind, rng):
                 out = norm.batch_norm_inference(a["x"], None, None, a["beta"], np.abs(a["beta"]), 1e-5)
                 assert lie_alike(out, a["x"])
                 assert out.nbytes < memory.SMALLEST or type(out.base) is memory.Block
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", ["read-only", "read-only, last"])
+def test_nothing_is_compiled_anew_for_read_only_arrays(kind, layout):
+    case = make(kind, (5, 4, 3, 3), 0, groups=2, axes=(1, 2, 3))
+    a = {k: frozen(v) if k in ("gamma", "beta") else v for k, v in case.arrays("float32", (layout, layout)).items()}
+    _, statistics = case.forward(norm, a)
+    case.backward(norm, a, [frozen(v) for v in statistics])
+    kernels = [k for k in vars(norm).values() if hasattr(k, "signatures")]
+    arrays = [t for k in kernels for signature in k.signatures for t in signature if isinstance(t, numba.types.Array)]
+    assert arrays and all(t.mutable for t in arrays)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -95,28 +95,57 @@ def test_several_python_threads_at_once():
 
 def test_an_error_on_a_worker_reaches_the_caller_and_the_workers_live_on():
     tg.set_num_threads(2)
-    calls = []
+    calls, started = [], threading.Event()
 
-    def kernel(counter, slot):
+    def kernel(counter, slot, fail):
         calls.append(slot)
-        if slot:
+        if not slot:
+            assert started.wait(10)
+            return
+        started.set()
+        if fail:
             raise RuntimeError("on a worker")
 
     with pytest.raises(RuntimeError, match="on a worker"):
-        threads.run(kernel, 2)
-    threads.run(lambda counter, slot: calls.append(slot), 2)
+        threads.run(kernel, 2, True)
+    started.clear()
+    threads.run(kernel, 2, False)
     assert sorted(calls) == [0, 0, 1, 1]
+
+
+def test_a_worker_that_wakes_up_too_late_is_not_waited_for():
+    tg.set_num_threads(2)
+    busy, release = threading.Event(), threading.Event()
+
+    def block(counter, slot):
+        if slot:
+            busy.set()
+            assert release.wait(10)
+        else:
+            assert busy.wait(10)
+
+    threads.run(lambda counter, slot: None, 2)  # (starts the worker)
+    workers = threads._workers
+    workers.queues[0].put([(block, None, 1, ())])  # it has something else to do
+    assert busy.wait(10)
+    calls = []
+    threads.run(lambda counter, slot: calls.append(slot), 2)
+    assert calls == [0]
+    release.set()
+    assert workers.done.get(timeout=10) is None
 
 
 def test_an_interrupt_waits_for_the_workers():
     tg.set_num_threads(2)
-    release, finished = threading.Event(), []
+    started, release, finished = threading.Event(), threading.Event(), []
 
     def kernel(counter, slot):
         if slot:
+            started.set()
             release.wait(10)
             finished.append(slot)
         else:
+            assert started.wait(10)
             release.set()
             raise KeyboardInterrupt
 

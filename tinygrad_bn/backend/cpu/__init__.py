@@ -20,7 +20,6 @@ from ..portable import *  # noqa: F403
 # Which module has the compiled kernels of which names.
 _COMPILED = {
     "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
-    "dropout": ("dropout",),
     "elementwise": ("add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"),
     "linalg": ("einsum", "linear", "matmul"),
     "loss": ("cross_entropy", "cross_entropy_backward"),
@@ -34,8 +33,9 @@ _COMPILED = {
         "group_norm_backward",
     ),
     "optim": ("sgd", "adam"),
-    "running": ("follow",),
+    "philox": ("dropout",),
     "pool": ("max_pool2d", "max_pool2d_scatter", "max_pool2d_gather", "avg_pool2d", "avg_pool2d_spread"),
+    "running": ("follow",),
 }
 # Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
 _ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 18
@@ -68,7 +68,8 @@ def _load() -> None:
         try:
             modules = {module: importlib.import_module(f".{module}", __name__) for module in _COMPILED}
         except ImportError as error:
-            if not isinstance(error, ModuleNotFoundError):  # it is there, but does not work: with this NumPy, for instance
+            if (error.name or "").partition(".")[0] not in ("numba", "llvmlite", "scipy") or type(error) is ImportError:
+                # It is there, but does not work: with this NumPy, for instance.
                 warnings.warn(f"Numba or SciPy fails, so the slower kernels serve: {error}", RuntimeWarning, stacklevel=4)
     for module, names in _COMPILED.items():
         for name in names:

@@ -20,6 +20,7 @@ from .threads import run, threads_for
 __all__ = ["conv2d", "conv2d_input", "conv2d_weight"]
 
 _PATCH_BYTES = 1 << 18
+_LEAST = 8  # channels, from which Winograd's transforms cost no more than the products that they save
 _PIXEL = (1, 1, 1, 1, 0, 0, 1, 1)  # the window whose patches are the pixels themselves
 
 
@@ -28,14 +29,18 @@ def _compiled_for(x, *shapes):
 
 
 def _by_winograd(dtype, c, shape, stride, padding, dilation, groups):
-    """Whether Winograd is used for a weight of ``shape`` (O, C, kh, kw) on c channels."""
+    """Whether Winograd is used for a weight of ``shape`` (O, C, kh, kw) on c channels.
+
+    Measured, batch 64, two threads, ms by Winograd and by patches: 8 channels at 28x28 forward 1.0 and 1.0, weight 1.1 and 0.9;
+    16 at 28x28 1.7 and 2.5, 1.9 and 3.4; 32 at 14x14 1.0 and 1.7, 0.9 and 2.2; 64 at 7x7 1.0 and 1.6, 1.0 and 1.8.
+    """
     return (
         dtype == "float32"
         and shape[2:] == (3, 3)
         and stride == dilation == (1, 1)
         and groups == 1
         and max(padding) <= 2
-        and min(c, shape[0]) >= 8
+        and min(c, shape[0]) >= _LEAST
     )
 
 
@@ -127,46 +132,64 @@ def _plan(y, shape, groups, window, items=None):
 
 
 @inlined
-def _copy(source, target):
-    for k in range(target.size):
-        target[k] = source[k]
+def _span(offset, step, size, count):
+    """Those of ``count`` windows, as [first, last), whose element ``offset`` from their start lies within ``size`` elements."""
+    first = 0 if offset >= 0 else min((step - 1 - offset) // step, count)
+    last = 0 if offset >= size else min((size - 1 - offset) // step + 1, count)
+    return first, max(first, last)
+
+
+# Loops below index by unsigned numbers, which cannot mean "from the end", and make no slices, which are counted.
 
 
 @inlined
-def _add(source, target):
-    for k in range(target.size):
-        target[k] += source[k]
-
-
-@inlined
-def _patches(x, start, stop, oh, ow, group, each, window, patches):
+def _patches(x, start, stop, oh, ow, first, each, window, patches):
     """The input under each of the windows of some rows of the output: (pixels, kh kw C/G). A row is n * H' + y."""
     kh, kw, sh, sw, ph, pw, dh, dw = window
     height, width = x.shape[1:3]
-    first = group * each
-    p = 0
     for r in range(start, stop):
-        image = x[r // oh]
-        top = (r % oh) * sh - ph
-        for ox in range(ow):
-            left = ox * sw - pw
-            patch = patches[p]
-            p += 1
-            for i in range(kh):
-                y = top + i * dh
-                at = i * kw * each
+        n, p = np.uint64(r // oh), (r - start) * ow
+        for i in range(kh):
+            y = (r % oh) * sh - ph + i * dh
+            for j in range(kw):
+                at = np.uint64((i * kw + j) * each)
+                left, right = _span(j * dw - pw, sw, width, ow)
                 if y < 0 or y >= height:
-                    patch[at : at + kw * each] = 0
-                elif dw == 1 and left >= 0 and left + kw <= width and each == x.shape[3]:
-                    _copy(image[y, left : left + kw].reshape(-1), patch[at : at + kw * each])
+                    left = right = ow
+                for ox in range(left):
+                    for c in range(each):
+                        patches[np.uint64(p + ox), at + np.uint64(c)] = 0
+                for ox in range(right, ow):
+                    for c in range(each):
+                        patches[np.uint64(p + ox), at + np.uint64(c)] = 0
+                if each == 1:
+                    for ox in range(left, right):
+                        patches[np.uint64(p + ox), at] = x[n, np.uint64(y), np.uint64(ox * sw - pw + j * dw), np.uint64(first)]
                 else:
-                    for j in range(kw):
-                        xx = left + j * dw
-                        if xx < 0 or xx >= width:
-                            patch[at : at + each] = 0
-                        else:
-                            _copy(image[y, xx, first : first + each], patch[at : at + each])
-                        at += each
+                    for ox in range(left, right):
+                        across = np.uint64(ox * sw - pw + j * dw)
+                        for c in range(each):
+                            patches[np.uint64(p + ox), at + np.uint64(c)] = x[n, np.uint64(y), across, np.uint64(first + c)]
+
+
+@inlined
+def _add_patches(patches, start, stop, ow, first, each, window, image):
+    """The adjoint of ``_patches``: some rows of patches added into one image."""
+    kh, kw, sh, sw, ph, pw, dh, dw = window
+    height, width = image.shape[:2]
+    for r in range(start, stop):
+        p = (r - start) * ow
+        for i in range(kh):
+            y = r * sh - ph + i * dh
+            if y < 0 or y >= height:
+                continue
+            for j in range(kw):
+                at = np.uint64((i * kw + j) * each)
+                left, right = _span(j * dw - pw, sw, width, ow)
+                for ox in range(left, right):
+                    across = np.uint64(ox * sw - pw + j * dw)
+                    for c in range(each):
+                        image[np.uint64(y), across, np.uint64(first + c)] += patches[np.uint64(p + ox), at + np.uint64(c)]
 
 
 @compiled
@@ -189,10 +212,11 @@ def _convolve(counter, slot, items, x, w, y, bias, window, rows, scratch, zero_o
             if direct:
                 gemm(pixels[begin:end, g * each : (g + 1) * each], w[g], target, False, False, False, zero_one)
             else:
-                _patches(x, start, stop, oh, ow, g, each, window, patches)
+                _patches(x, start, stop, oh, ow, g * each, each, window, patches)
                 gemm(patches, w[g], target, False, False, False, zero_one)
         for p in range(begin, end):
-            _add(bias, out[p])
+            for k in range(o):
+                out[np.uint64(p), np.uint64(k)] += bias[np.uint64(k)]
 
 
 @compiled
@@ -201,8 +225,7 @@ def _spread(counter, slot, items, g, w, dx, window, rows, scratch, zero_one):
     _, oh, ow, o = g.shape
     groups, size, width = w.shape
     each = dx.shape[3] // groups
-    kh, kw, sh, sw, ph, pw, dh, dw = window
-    height, across, channels = dx.shape[1:]
+    channels = dx.shape[3]
     direct = window == _PIXEL
     while True:
         n = take(counter)
@@ -225,25 +248,7 @@ def _spread(counter, slot, items, g, w, dx, window, rows, scratch, zero_one):
                     gemm(of_group, w[group], target, False, True, False, zero_one)
                     continue
                 gemm(of_group, w[group], patches, False, True, False, zero_one)
-                p = 0
-                for r in range(start, stop):
-                    for ox in range(ow):
-                        patch = patches[p]
-                        p += 1
-                        left = ox * sw - pw
-                        for i in range(kh):
-                            y = r * sh - ph + i * dh
-                            if y < 0 or y >= height:
-                                continue
-                            at = i * kw * each
-                            if dw == 1 and left >= 0 and left + kw <= across and each == channels:
-                                _add(patch[at : at + kw * each], image[y, left : left + kw].reshape(-1))
-                                continue
-                            for j in range(kw):
-                                xx = left + j * dw
-                                if 0 <= xx < across:
-                                    _add(patch[at : at + each], image[y, xx, first : first + each])
-                                at += each
+                _add_patches(patches, start, stop, ow, first, each, window, image)
 
 
 @compiled
@@ -279,7 +284,7 @@ def _correlate(counter, slot, items, x, g, sums, window, rows, scratch, zero_one
                         zero_one,
                     )
                 else:
-                    _patches(x, start, stop, oh, ow, group, each, window, patches)
+                    _patches(x, start, stop, oh, ow, group * each, each, window, patches)
                     gemm(patches, of_group, target, True, False, start > first, zero_one)
 
 
@@ -288,4 +293,6 @@ def _merge(sums):
     """Add all parts into the first, in their order."""
     total = sums[0].reshape(-1)
     for p in range(1, sums.shape[0]):
-        _add(sums[p].reshape(-1), total)
+        part = sums[p].reshape(-1)
+        for k in range(total.size):
+            total[k] += part[k]

@@ -1,4 +1,4 @@
-"""What all compiled kernels share: the compiler's options, and four small functions that Numba does not have.
+"""What all compiled kernels share: the compiler's options, and small functions that Numba does not have.
 
 Kernels are plain Python loops, compiled on first use by Numba and cached beside this file (or in the user's cache directory,
 where that cannot be written). They hold no lock of the interpreter while they run.
@@ -26,7 +26,7 @@ def compiled(function: Callable) -> Any:
     global _can_cache
     if _can_cache:
         try:
-            return numba.njit(cache=True, **_OPTIONS)(function)
+            return numba.njit(cache=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
         except RuntimeError as error:  # "no locator available"
             _can_cache = False
             warnings.warn(
@@ -35,12 +35,12 @@ def compiled(function: Callable) -> Any:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return numba.njit(**_OPTIONS)(function)
+    return numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 def inlined(function: Callable) -> Any:
-    """A part of a kernel in a function of its own: compiled into whoever calls it."""
-    return numba.njit(inline="never", **_OPTIONS)(function)
+    """A part of a kernel in a function of its own: compiled into whoever calls it, and of no use to Python."""
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 @intrinsic
@@ -52,6 +52,29 @@ def take(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
         return builder.atomic_rmw("add", array.data, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(counter), codegen
+
+
+@intrinsic
+def peek(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
+    """``peek(counter)``: the value of the int64 array's element 0, as any thread last wrote it."""
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.load_atomic(array.data, "acquire", 8)
+
+    return types.int64(counter), codegen
+
+
+@compiled
+def wait_for_change(counter, seen, rounds):
+    """Wait until ``counter[0]`` is not ``seen``, or for so many rounds of a quarter of a microsecond or so."""
+    x = 1.0
+    for _ in range(rounds):
+        if peek(counter) != seen:
+            break
+        for _ in range(32):  # divisions in a chain: time passes, and a neighbour on the same core is hardly disturbed
+            x = 1.0 / (1.0 + x)
+    return x
 
 
 @intrinsic

@@ -65,15 +65,15 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _turn(counter, slot, items, source, target):  # noqa: ARG001
-    """(N, A, B) -> (N, B, A), a block at a time, so that a line of the cache that is read is also used."""
+def _turn(counter, slot, items, source, target):
+    """(N, A, B) -> (N, B, A), some columns at a time, so that a line of the cache that is read is also used."""
+    u = np.uint64  # (an index that cannot mean "from the end" is faster)
+    rows, columns = source.shape[1:]
     while True:
         n = take(counter)
         if n >= items:
             return
-        s, t = source[n], target[n]
-        for i0 in range(0, s.shape[0], _BLOCK):
-            for j0 in range(0, s.shape[1], _BLOCK):
-                for j in range(j0, min(j0 + _BLOCK, s.shape[1])):
-                    for i in range(i0, min(i0 + _BLOCK, s.shape[0])):
-                        t[j, i] = s[i, j]
+        for first in range(0, columns, _BLOCK):
+            for j in range(first, min(first + _BLOCK, columns)):
+                for i in range(rows):
+                    target[u(n), u(j), u(i)] = source[u(n), u(i), u(j)]

@@ -568,34 +568,6 @@ def _settle_inference(gamma, beta, mean, var, eps, coefficients):
     _repeat(coefficients)
 
 
-@compiled
-def _forward_rows(x, items, item_rows, fold, sets, share, gamma, beta, eps, statistics, y):
-    """All of the forward pass of a small input, in one call."""
-    width = x.shape[1]
-    channels = width // fold
-    parts, coefficients = np.empty((3, items, width)), np.empty((3, sets, fold, channels), x.dtype)
-    _row_moments(np.zeros(1, np.int64), 0, items, x, item_rows, parts)
-    last = np.float64(x.shape[0] - (items - 1) * item_rows)
-    joined = parts.reshape(3, sets, items * fold // sets, channels)
-    _settle(joined, np.float64(item_rows), last, share, gamma, beta, eps, statistics, coefficients)
-    _row_apply(np.zeros(1, np.int64), 0, items, x, item_rows, coefficients.reshape(3, sets, width), y)
-
-
-@compiled
-def _backward_rows(g, x, items, item_rows, fold, sets, share, gamma, mean, var, eps, dgamma, dbeta, dx):
-    """All of the backward pass of a small input, in one call."""
-    width = x.shape[1]
-    channels = width // fold
-    parts, coefficients = np.empty((2, items, width)), np.empty((4, sets, fold, channels), x.dtype)
-    flat = coefficients.reshape(4, sets, width)
-    _centre(mean, share, coefficients)
-    _row_products(np.zeros(1, np.int64), 0, items, g, x, item_rows, flat, parts)
-    joined = parts.reshape(2, sets, items * fold // sets, channels)
-    count = np.float64(x.size // mean.size)
-    _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
-    _row_gradient(np.zeros(1, np.int64), 0, items, g, x, item_rows, flat, dx)
-
-
 # ----- layouts and threads
 
 
@@ -677,9 +649,6 @@ def _forward(x, gamma, beta, eps, sets, share):
     fold, each, items = _plan(x, rows, sets)
     source, target = _matrix(x, rows, fold), _matrix(y, rows, fold)
     statistics = np.empty((2, sets * c // share))
-    if rows and x.nbytes < WORTH_THREADS:
-        _forward_rows(source, items, each, fold, sets, share, *_affine(x, gamma, beta), eps, statistics, target)
-        return y, *statistics
     coefficients = np.empty((3, sets, fold, c), x.dtype)
     if rows:
         parts = np.empty((3, items, fold * c))
@@ -706,22 +675,19 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     weight = np.ones(c, x.dtype) if gamma is None else plain(gamma)
     dgamma, dbeta = np.empty(c, x.dtype), np.empty(c, x.dtype)
     mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
-    if rows and x.nbytes < WORTH_THREADS:
-        _backward_rows(grad, source, items, each, fold, sets, share, weight, mean, var, eps, dgamma, dbeta, target)
+    coefficients = np.empty((4, sets, fold, c), x.dtype)
+    if rows:
+        parts = np.empty((2, items, fold * c))
+        products, gradient, flat = _row_products, _row_gradient, coefficients.reshape(4, sets, -1)
     else:
-        coefficients = np.empty((4, sets, fold, c), x.dtype)
-        if rows:
-            parts = np.empty((2, items, fold * c))
-            products, gradient, flat = _row_products, _row_gradient, coefficients.reshape(4, sets, -1)
-        else:
-            parts = np.empty((2, len(source)))
-            products, gradient, flat = _plane_products, _plane_gradient, coefficients.reshape(4, -1)
-        _centre(mean, share, coefficients)
-        _run(products, items, x.nbytes, grad, source, each, flat, parts)
-        count = float(x.size // mean.size)
-        joined = parts.reshape(2, sets, -1, c)
-        _settle_gradient(joined, mean, var, count, share, weight, eps, dgamma, dbeta, coefficients)
-        _run(gradient, items, x.nbytes, grad, source, each, flat, target)
+        parts = np.empty((2, len(source)))
+        products, gradient, flat = _plane_products, _plane_gradient, coefficients.reshape(4, -1)
+    _centre(mean, share, coefficients)
+    _run(products, items, x.nbytes, grad, source, each, flat, parts)
+    count = float(x.size // mean.size)
+    joined = parts.reshape(2, sets, -1, c)
+    _settle_gradient(joined, mean, var, count, share, weight, eps, dgamma, dbeta, coefficients)
+    _run(gradient, items, x.nbytes, grad, source, each, flat, target)
     return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
 
 

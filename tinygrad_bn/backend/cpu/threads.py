@@ -22,11 +22,15 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_PATIENCE = 1 << 10  # rounds of waiting awake, some 200 us: to wake a thread takes 50, which counts in 200 kernels a step
+
+
 class _Workers:
-    """Threads that wait for work; whoever holds ``lock`` may give them some."""
+    """Threads that wait for work; whoever holds ``lock`` may give them some, and then counts ``given`` up."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.given = np.zeros(1, np.int64)
         self.queues: list[SimpleQueue] = []
         self.done: SimpleQueue
 
@@ -37,13 +41,21 @@ class _Workers:
             self.done = SimpleQueue()
         while len(self.queues) < count:
             queue: SimpleQueue = SimpleQueue()
-            threading.Thread(target=_work, args=(queue, self.done), daemon=True, name="tinygrad_bn kernel").start()
+            threading.Thread(target=_work, args=(queue, self.done, self.given), daemon=True, name="tinygrad_bn kernel").start()
             self.queues.append(queue)
 
 
-def _work(queue: SimpleQueue, done: SimpleQueue) -> None:
+def _work(queue: SimpleQueue, done: SimpleQueue, given: np.ndarray) -> None:
+    from .jit import wait_for_change
+
     while True:
-        kernel, counter, slot, args = queue.get()
+        seen = given[0]
+        if queue.empty():  # stay awake, since the next kernel is often near; without Python's lock
+            wait_for_change(given, seen, _PATIENCE)
+        try:
+            kernel, counter, slot, args = queue.get().pop()
+        except IndexError:  # the caller was done before this thread was awake, and has taken it back
+            continue
         error = None
         try:
             kernel(counter, slot, *args)
@@ -92,16 +104,27 @@ def run(kernel: Callable, items: int, *args: Any, threads: int | None = None) ->
         return
     try:
         workers.start(helpers)
-        for slot in range(helpers):
-            workers.queues[slot].put((kernel, counter, slot + 1, args))
+        tickets = [[(kernel, counter, slot + 1, args)] for slot in range(helpers)]
+        for queue, ticket in zip(workers.queues, tickets, strict=False):
+            queue.put(ticket)
+        workers.given[0] += 1
         try:
             kernel(counter, 0, *args)
         finally:
-            error = _wait(workers.done, helpers)
+            error = _wait(workers.done, helpers - sum(map(_taken_back, tickets)))
         if error is not None:
             raise error
     finally:
         workers.lock.release()
+
+
+def _taken_back(ticket: list) -> bool:
+    """Whether no worker has it yet; then none will. (A list's pop is atomic.)"""
+    try:
+        ticket.pop()
+    except IndexError:
+        return False
+    return True
 
 
 def _wait(done: SimpleQueue, count: int) -> BaseException | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blas import ZERO_ONE, gemm, one_thread
+from .blas import ZERO_ONE, gemm, numpy_one_thread, one_thread
 from .jit import compiled, inlined, take
 from .memory import empty
 from .threads import run, threads_for
@@ -25,126 +25,77 @@ _TILE_BYTES = 1 << 19  # of the transformed tiles of an item, input and output t
 PARTS = 8  # sums that the gradient of the weight is divided into
 
 
-@compiled
-def _transform_weight(w, u, turned):
-    """u = G k G': (O, C, 9) -> (16, C, O), or of the kernels turned by 180 degrees (16, O, C)."""
-    _, a, b = u.shape
-    k, row = np.empty((9, b), w.dtype), np.empty((4, 3, b), w.dtype)
-    for i in range(a):
-        for j in range(b):
-            if turned:
-                kernel = w[i, j]
-                for at in range(9):
-                    k[8 - at, j] = kernel[at]
-            else:
-                kernel = w[j, i]
-                for at in range(9):
-                    k[at, j] = kernel[at]
-        for j in range(3):
-            _expand(k[j], k[3 + j], k[6 + j], row[0, j], row[1, j], row[2, j], row[3, j])
-        for j in range(4):
-            r = row[j]
-            _expand(r[0], r[1], r[2], u[4 * j, i], u[4 * j + 1, i], u[4 * j + 2, i], u[4 * j + 3, i])
+# The loops over tiles index by unsigned numbers, which cannot mean "from the end", and make no slices: both are faster, to run
+# and to compile.
 
 
 @inlined
-def _expand(k0, k1, k2, u0, u1, u2, u3):
-    """u = G k, elementwise."""
-    half = k0.dtype.type(0.5)
-    for c in range(k0.size):
-        u0[c] = k0[c]
-        u3[c] = k2[c]
-        outer = k0[c] + k2[c]
-        u1[c] = (outer + k1[c]) * half
-        u2[c] = (outer - k1[c]) * half
-
-
-@inlined
-def _contract(u0, u1, u2, u3, k0, k1, k2):
-    """k = G' u, elementwise."""
-    half = u0.dtype.type(0.5)
-    for c in range(k0.size):
-        both = (u1[c] + u2[c]) * half
-        k0[c] = u0[c] + both
-        k1[c] = (u1[c] - u2[c]) * half
-        k2[c] = u3[c] + both
-
-
-@inlined
-def _add(a, b, out):
-    for k in range(out.size):
-        out[k] = a[k] + b[k]
-
-
-@inlined
-def _subtract(a, b, out):
-    for k in range(out.size):
-        out[k] = a[k] - b[k]
-
-
-@inlined
-def _row(x, n, y, size, nothing):
-    """The first elements of row y of sample n, or zeros where the image has no such row."""
+def _row(x, sample, y, nothing):
+    """Row y of an image (W, C), or zeros where it has no such row."""
     if 0 <= y < x.shape[1]:
-        return x[n, y].reshape(-1)[:size]
-    return nothing[:size]
+        return x[sample, y]
+    return nothing
 
 
 @inlined
-def _input_tiles(x, n, ty, pad_y, pad_x, rows, nothing, v, first):
+def _input_tiles(x, sample, ty, pad_y, pad_x, rows, nothing, v, first):
     """B' d B of a row of tiles into ``v[:, first:]``. ``rows``: (4, 2 TW + 2, C) to work in, its margins zero."""
-    channels = x.shape[3]
-    y = 2 * ty - pad_y
-    size = min(x.shape[2], rows.shape[1] - pad_x) * channels
-    d0, d1 = _row(x, n, y, size, nothing), _row(x, n, y + 1, size, nothing)
-    d2, d3 = _row(x, n, y + 2, size, nothing), _row(x, n, y + 3, size, nothing)
-    begin = pad_x * channels
-    end = begin + size  # (sliced one by one, each is known to be contiguous)
-    _subtract(d0, d2, rows[0].reshape(-1)[begin:end])
-    _add(d1, d2, rows[1].reshape(-1)[begin:end])
-    _subtract(d2, d1, rows[2].reshape(-1)[begin:end])
-    _subtract(d1, d3, rows[3].reshape(-1)[begin:end])
+    u = np.uint64
+    width, channels = x.shape[2:]
+    top = 2 * ty - pad_y
+    d0, d1 = _row(x, sample, top, nothing), _row(x, sample, top + 1, nothing)
+    d2, d3 = _row(x, sample, top + 2, nothing), _row(x, sample, top + 3, nothing)
+    for j in range(min(width, rows.shape[1] - pad_x)):
+        at, to = u(j), u(pad_x + j)
+        for k in range(channels):
+            c = u(k)
+            e0, e1, e2, e3 = d0[at, c], d1[at, c], d2[at, c], d3[at, c]
+            rows[u(0), to, c] = e0 - e2
+            rows[u(1), to, c] = e1 + e2
+            rows[u(2), to, c] = e2 - e1
+            rows[u(3), to, c] = e1 - e3
     for i in range(4):
-        r = rows[i]
-        v0, v1, v2, v3 = v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]
         for t in range(rows.shape[1] // 2 - 1):
-            for c in range(channels):
-                e0, e1, e2, e3 = r[2 * t, c], r[2 * t + 1, c], r[2 * t + 2, c], r[2 * t + 3, c]
-                v0[first + t, c] = e0 - e2
-                v1[first + t, c] = e1 + e2
-                v2[first + t, c] = e2 - e1
-                v3[first + t, c] = e1 - e3
+            to, j = u(first + t), u(2 * t)
+            for k in range(channels):
+                c = u(k)
+                e0, e1, e2, e3 = rows[u(i), j, c], rows[u(i), j + u(1), c], rows[u(i), j + u(2), c], rows[u(i), j + u(3), c]
+                v[u(4 * i), to, c] = e0 - e2
+                v[u(4 * i + 1), to, c] = e1 + e2
+                v[u(4 * i + 2), to, c] = e2 - e1
+                v[u(4 * i + 3), to, c] = e1 - e3
 
 
 @inlined
-def _sum_columns(m0, m1, m2, m3, upper, lower):
-    for k in range(upper.size):
-        upper[k] = m0[k] + m1[k] + m2[k]
-        lower[k] = m1[k] - m2[k] - m3[k]
-
-
-@inlined
-def _output_tiles(m, first, rows, y, n, ty, bias):
+def _output_tiles(m, first, rows, y, sample, ty, bias):
     """y = A' m A of a row of tiles, plus the bias. ``rows``: (2, 4, TW, O) to work in."""
+    u = np.uint64
     height, width, channels = y.shape[1:]
     tiles = rows.shape[2]
-    last = first + tiles
+    n = u(sample)
     for j in range(4):
-        m0, m1 = m[j, first:last].reshape(-1), m[4 + j, first:last].reshape(-1)
-        m2, m3 = m[8 + j, first:last].reshape(-1), m[12 + j, first:last].reshape(-1)
-        _sum_columns(m0, m1, m2, m3, rows[0, j].reshape(-1), rows[1, j].reshape(-1))
+        i = u(j)
+        for tile in range(tiles):
+            t, at = u(tile), u(first + tile)
+            for k in range(channels):
+                c = u(k)
+                m1, m2 = m[i + u(4), at, c], m[i + u(8), at, c]
+                rows[u(0), i, t, c] = m[i, at, c] + m1 + m2
+                rows[u(1), i, t, c] = m1 - m2 - m[i + u(12), at, c]
     for a in range(min(2, height - 2 * ty)):
-        out = y[n, 2 * ty + a]
-        s0, s1, s2, s3 = rows[a, 0], rows[a, 1], rows[a, 2], rows[a, 3]
-        for t in range(width // 2):
-            for c in range(channels):
-                e1, e2 = s1[t, c], s2[t, c]
-                out[2 * t, c] = s0[t, c] + e1 + e2 + bias[c]
-                out[2 * t + 1, c] = e1 - e2 - s3[t, c] + bias[c]
+        i, b = u(2 * ty + a), u(a)
+        for tile in range(width // 2):
+            t, j = u(tile), u(2 * tile)
+            for k in range(channels):
+                c = u(k)
+                e1, e2 = rows[b, u(1), t, c], rows[b, u(2), t, c]
+                y[n, i, j, c] = rows[b, u(0), t, c] + e1 + e2 + bias[c]
+                y[n, i, j + u(1), c] = e1 - e2 - rows[b, u(3), t, c] + bias[c]
         if width % 2:
-            t = tiles - 1
-            for c in range(channels):
-                out[2 * t, c] = s0[t, c] + s1[t, c] + s2[t, c] + bias[c]
+            t, j = u(tiles - 1), u(2 * tiles - 2)
+            for k in range(channels):
+                c = u(k)
+                y[n, i, j, c] = rows[b, u(0), t, c] + rows[b, u(1), t, c] + rows[b, u(2), t, c] + bias[c]
 
 
 @compiled
@@ -159,9 +110,9 @@ def _convolve(counter, slot, items, x, u, y, bias, pad_y, pad_x, item_rows, scra
     b = a + 16 * most * o
     d = b + 4 * (2 * tw + 2) * c
     e = d + 8 * tw * o
-    rows, sums, nothing = mine[b:d].reshape(4, 2 * tw + 2, c), mine[d:e].reshape(2, 4, tw, o), mine[e:]
-    rows[:] = 0
-    nothing[:] = 0
+    rows, sums = mine[b:d].reshape(4, 2 * tw + 2, c), mine[d:e].reshape(2, 4, tw, o)
+    nothing = mine[e : e + x.shape[2] * c].reshape(x.shape[2], c)
+    mine[b:] = 0
     while True:
         item = take(counter)
         if item >= items:
@@ -178,25 +129,30 @@ def _convolve(counter, slot, items, x, u, y, bias, pad_y, pad_x, item_rows, scra
 
 
 @inlined
-def _gradient_tiles(g, n, ty, rows, nothing, v, first):
+def _gradient_tiles(g, sample, ty, rows, nothing, v, first):
     """A g A' of a row of tiles into ``v[:, first:]``. ``rows``: (4, 2 TW, O) to work in, its last column zero if W' is odd."""
-    channels = g.shape[3]
-    size = g.shape[2] * channels
-    g0, g1 = _row(g, n, 2 * ty, size, nothing), _row(g, n, 2 * ty + 1, size, nothing)
-    _add(g0, nothing[:size], rows[0].reshape(-1)[:size])
-    _add(g0, g1, rows[1].reshape(-1)[:size])
-    _subtract(g0, g1, rows[2].reshape(-1)[:size])
-    _subtract(nothing[:size], g1, rows[3].reshape(-1)[:size])
+    u = np.uint64
+    width, channels = g.shape[2:]
+    g0, g1 = _row(g, sample, 2 * ty, nothing), _row(g, sample, 2 * ty + 1, nothing)
+    for column in range(width):
+        j = u(column)
+        for k in range(channels):
+            c = u(k)
+            e0, e1 = g0[j, c], g1[j, c]
+            rows[u(0), j, c] = e0
+            rows[u(1), j, c] = e0 + e1
+            rows[u(2), j, c] = e0 - e1
+            rows[u(3), j, c] = -e1
     for i in range(4):
-        r = rows[i]
-        v0, v1, v2, v3 = v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]
         for t in range(rows.shape[1] // 2):
-            for c in range(channels):
-                e0, e1 = r[2 * t, c], r[2 * t + 1, c]
-                v0[first + t, c] = e0
-                v1[first + t, c] = e0 + e1
-                v2[first + t, c] = e0 - e1
-                v3[first + t, c] = -e1
+            to, j = u(first + t), u(2 * t)
+            for k in range(channels):
+                c = u(k)
+                e0, e1 = rows[u(i), j, c], rows[u(i), j + u(1), c]
+                v[u(4 * i), to, c] = e0
+                v[u(4 * i + 1), to, c] = e0 + e1
+                v[u(4 * i + 2), to, c] = e0 - e1
+                v[u(4 * i + 3), to, c] = -e1
 
 
 @compiled
@@ -211,10 +167,10 @@ def _correlate(counter, slot, items, x, g, du, pad_y, pad_x, item_rows, scratch,
     b = a + 16 * most * o
     d = b + 4 * (2 * tw + 2) * c
     e = d + 8 * tw * o
-    rows, grads, nothing = mine[b:d].reshape(4, 2 * tw + 2, c), mine[d:e].reshape(4, 2 * tw, o), mine[e:]
-    rows[:] = 0
-    grads[:] = 0
-    nothing[:] = 0
+    f = e + x.shape[2] * c
+    rows, grads = mine[b:d].reshape(4, 2 * tw + 2, c), mine[d:e].reshape(4, 2 * tw, o)
+    nothing, none = mine[e:f].reshape(x.shape[2], c), mine[f : f + width * o].reshape(width, o)
+    mine[b:] = 0
     total = samples * th
     while True:
         item = take(counter)
@@ -227,41 +183,37 @@ def _correlate(counter, slot, items, x, g, du, pad_y, pad_x, item_rows, scratch,
             v, m = mine[: 16 * count * c].reshape(16, count, c), mine[a : a + 16 * count * o].reshape(16, count, o)
             for r in range(start, stop):
                 _input_tiles(x, r // th, r % th, pad_y, pad_x, rows, nothing, v, (r - start) * tw)
-                _gradient_tiles(g, r // th, r % th, grads, nothing, m, (r - start) * tw)
+                _gradient_tiles(g, r // th, r % th, grads, none, m, (r - start) * tw)
             for i in range(16):
                 gemm(m[i], v[i], du[item, i], True, False, start > begin, zero_one)
 
 
-@compiled
-def _merge(du, dw):
-    """dw = G' (sum of du) G: (parts, 16, O, C) -> (O, C, 9). The sum is made part by part, in du[0]."""
-    total = du[0].reshape(-1)
-    for p in range(1, du.shape[0]):
-        part = du[p].reshape(-1)
-        for k in range(total.size):
-            total[k] += part[k]
-    u = du[0]
-    o, c, _ = dw.shape
-    kernels, row = np.empty((9, c), dw.dtype), np.empty((3, 4, c), dw.dtype)
-    for i in range(o):
-        for j in range(4):
-            _contract(u[j, i], u[4 + j, i], u[8 + j, i], u[12 + j, i], row[0, j], row[1, j], row[2, j])
-        for j in range(3):
-            r = row[j]
-            _contract(r[0], r[1], r[2], r[3], kernels[3 * j], kernels[3 * j + 1], kernels[3 * j + 2])
-        for j in range(c):
-            kernel = dw[i, j]
-            for at in range(9):
-                kernel[at] = kernels[at, j]
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_GG = {dtype: np.kron(_G, _G).astype(dtype) for dtype in "fd"}  # G k G', for k as 9 numbers
 
 
-def _plan(shape, c, o, itemsize):
+def _transformed(w, turned):
+    """G k G': (O, C, 3, 3) -> (16, C, O), or of the kernels turned by 180 degrees (16, O, C)."""
+    places = w[:, :, ::-1, ::-1].transpose(2, 3, 0, 1) if turned else w.transpose(2, 3, 1, 0)
+    with numpy_one_thread:
+        return (_GG[w.dtype.char] @ places.reshape(9, -1)).reshape(16, *places.shape[2:])
+
+
+def _transformed_back(du):
+    """G' (sum of du) G: (parts, 16, O, C) -> (O, C, 3, 3), the parts added in their order."""
+    total = du.sum(axis=0).reshape(16, -1)
+    with numpy_one_thread:
+        places = _GG[du.dtype.char].T @ total
+    return np.ascontiguousarray(places.reshape(3, 3, *du.shape[2:]).transpose(2, 3, 0, 1))
+
+
+def _plan(shape, width_before, c, o, itemsize):
     """Rows of tiles in an item, and elements of scratch memory for a thread, for an output of ``shape`` (N, H', W', ...)."""
     n, height, width = shape[:3]
     tw = (width + 1) // 2
     rows = max(1, _TILE_BYTES // (16 * tw * (c + o) * itemsize))
     rows = min(rows, n * ((height + 1) // 2))
-    return rows, 16 * rows * tw * (c + o) + 4 * (2 * tw + 2) * c + 8 * tw * o + (2 * tw + 2) * max(c, o)
+    return rows, 16 * rows * tw * (c + o) + 4 * (2 * tw + 2) * c + 8 * tw * o + width_before * c + width * o
 
 
 def convolve(x, w, b, y, padding, turned=False):
@@ -270,9 +222,8 @@ def convolve(x, w, b, y, padding, turned=False):
     ``turned``: by the kernels turned by 180 degrees, from O channels to C, as the gradient of the input wants it.
     """
     c, o = x.shape[3], y.shape[3]
-    u = empty((16, c, o), x.dtype)
-    _transform_weight(w.reshape(*w.shape[:2], 9), u, turned)
-    rows, elements = _plan(y.shape, c, o, x.itemsize)
+    u = _transformed(w, turned)
+    rows, elements = _plan(y.shape, x.shape[2], c, o, x.itemsize)
     items = -(-y.shape[0] * ((y.shape[1] + 1) // 2) // rows)
     threads = threads_for(items)
     scratch = empty((threads, elements), x.dtype)
@@ -284,13 +235,11 @@ def convolve(x, w, b, y, padding, turned=False):
 def correlate(g, x, shape, padding):
     """The gradient of the weight: (N, H', W', O), (N, H, W, C) -> ``shape`` (O, C, 3, 3)."""
     o, c = shape[:2]
-    rows, elements = _plan(g.shape, c, o, x.itemsize)
+    rows, elements = _plan(g.shape, x.shape[2], c, o, x.itemsize)
     parts = max(1, min(PARTS, -(-g.shape[0] * ((g.shape[1] + 1) // 2) // rows)))
     threads = threads_for(parts)
     du = empty((parts, 16, o, c), x.dtype)
     scratch = empty((threads, elements), x.dtype)
     with one_thread:
         run(_correlate, parts, parts, x, g, du, *padding, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads)
-    dw = np.empty(shape, x.dtype)
-    _merge(du, dw.reshape(o, c, 9))
-    return dw
+    return _transformed_back(du)
