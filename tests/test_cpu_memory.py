@@ -151,6 +151,10 @@ def test_neighbours_that_are_free_make_room_for_a_larger_array():
     assert _address(x) == where and _address(y) == where + x.nbytes and (z == 3.0).all()
 
 
+def test_reference_counts_are_understood():
+    assert memory._pooling
+
+
 def test_strides_are_kept():
     x = memory.empty((4, 8, 100, 100), "float32", (320_000, 4, 3_200, 32))
     assert x.strides == (320_000, 4, 3_200, 32) and x.transpose(0, 2, 3, 1).flags.c_contiguous

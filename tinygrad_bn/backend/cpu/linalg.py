@@ -17,7 +17,7 @@ from .threads import run
 
 __all__ = ["einsum", "linear", "matmul"]
 
-_WORTH = 1 << 21  # multiplications that make an item worth the waking of another thread: some 40 us
+_WORTH = 1 << 22  # multiplications that make an item worth another thread: some 80 us
 
 
 def matmul(x, y):

@@ -76,8 +76,20 @@ def _references() -> int:
 _FREE = _references()
 _slabs: list[_Slab] = []
 _lock = threading.Lock()
-# The reference count is that of all threads only where a global lock guards it.
-_pooling = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
+
+
+def _counts_tell() -> bool:
+    """Whether reference counts are what they are taken for: of all threads, and told in the way that is tried here."""
+    if hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled():
+        return False
+    slab = _Slab(_PAGE)
+    x = np.ndarray((1,), np.uint8, slab.lease(_PAGE))
+    taken = slab.lease(_PAGE) is None
+    del x
+    return taken and slab.lease(_PAGE) is not None
+
+
+_pooling = _counts_tell()
 
 
 def _lease(size: int) -> Block:

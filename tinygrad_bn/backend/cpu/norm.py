@@ -105,18 +105,6 @@ def _add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
         out[k] += (g0[k] * (x0[k] - n) + g1[k] * (x1[k] - n)) + (g2[k] * (x2[k] - n) + g3[k] * (x3[k] - n))
 
 
-@inlined
-def _apply(x, near, scale, shift, y):
-    for k in range(y.size):
-        y[k] = (x[k] - near[k]) * scale[k] + shift[k]
-
-
-@inlined
-def _apply_gradient(g, x, near, scale, slope, shift, dx):
-    for k in range(dx.size):
-        dx[k] = g[k] * scale[k] - ((x[k] - near[k]) * slope[k] + shift[k])
-
-
 # The same where near is one number for the whole slice.
 
 
@@ -335,8 +323,11 @@ def _row_apply(counter, slot, items, x, item_rows, coefficients, y):  # noqa: AR
             return
         q = item % coefficients.shape[1]
         near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
-        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
-            _apply(x[i], near, scale, shift, y[i])
+        for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            i = np.uint64(row)  # (a slice of each row would be counted, by all threads in one place)
+            for column in range(near.size):
+                k = np.uint64(column)
+                y[i, k] = (x[i, k] - near[k]) * scale[k] + shift[k]
 
 
 @compiled
@@ -370,8 +361,11 @@ def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):  # n
             return
         q = item % coefficients.shape[1]
         near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
-        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
-            _apply_gradient(g[i], x[i], near, scale, slope, shift, dx[i])
+        for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+            i = np.uint64(row)
+            for column in range(near.size):
+                k = np.uint64(column)
+                dx[i, k] = g[i, k] * scale[k] - ((x[i, k] - near[k]) * slope[k] + shift[k])
 
 
 # ----- planes: x is (P, S), in items of ``item_planes``, and has statistics of whole planes
