@@ -18,6 +18,9 @@ from numba.extending import intrinsic
 
 # a * b + c may be rounded once, not twice; nothing else is left to the compiler. Division by zero gives inf or NaN.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+# No function for C is made of any, and none for Python of mere parts: that saves much of the time to compile.
+_WHOLE: dict[str, Any] = {**_OPTIONS, "no_cfunc_wrapper": True}
+_PART: dict[str, Any] = {**_WHOLE, "no_cpython_wrapper": True}
 _can_cache = True
 
 
@@ -26,7 +29,7 @@ def compiled(function: Callable) -> Any:
     global _can_cache
     if _can_cache:
         try:
-            return numba.njit(cache=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+            return numba.njit(cache=True, **_WHOLE)(function)
         except RuntimeError as error:  # "no locator available"
             _can_cache = False
             warnings.warn(
@@ -35,12 +38,12 @@ def compiled(function: Callable) -> Any:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return numba.njit(**_WHOLE)(function)
 
 
 def inlined(function: Callable) -> Any:
     """A part of a kernel in a function of its own: compiled into whoever calls it, and of no use to Python."""
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return numba.njit(**_PART)(function)
 
 
 @intrinsic
