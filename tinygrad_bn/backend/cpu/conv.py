@@ -101,8 +101,8 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
         run(
             _correlate, parts, parts, x, g, sums, window, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads,
         )  # fmt: skip
-    _merge(sums)
-    dw = sums[0].reshape(groups, kh, kw, each, o // groups).transpose(0, 4, 3, 1, 2)  # gijco -> gocij
+    total = sums.sum(axis=0)  # part by part
+    dw = total.reshape(groups, kh, kw, each, o // groups).transpose(0, 4, 3, 1, 2)  # gijco -> gocij
     return np.ascontiguousarray(dw).reshape(shape)
 
 
@@ -286,13 +286,3 @@ def _correlate(counter, slot, items, x, g, sums, window, rows, scratch, zero_one
                 else:
                     _patches(x, start, stop, oh, ow, group * each, each, window, patches)
                     gemm(patches, of_group, target, True, False, start > first, zero_one)
-
-
-@compiled
-def _merge(sums):
-    """Add all parts into the first, in their order."""
-    total = sums[0].reshape(-1)
-    for p in range(1, sums.shape[0]):
-        part = sums[p].reshape(-1)
-        for k in range(total.size):
-            total[k] += part[k]

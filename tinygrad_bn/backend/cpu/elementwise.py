@@ -8,7 +8,7 @@ from .. import portable
 from .jit import compiled, inlined, take
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like
 from .memory import empty
-from .threads import run, threads_for
+from .threads import run
 
 __all__ = ["add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"]
 
@@ -21,13 +21,6 @@ def _flat(x):
         return x.reshape(-1)
     flat = x.transpose(sorted(range(x.ndim), key=lambda i: -x.strides[i]))
     return flat.reshape(-1) if flat.flags.c_contiguous else None
-
-
-def _run(kernel, *arrays):
-    """The kernel over flat arrays of one size."""
-    n = arrays[-1].size
-    items = -(-n // _ITEM)
-    run(kernel, items, items, *arrays, threads=None if n * 4 * len(arrays) >= WORTH_THREADS else 1)
 
 
 def _fit(*arrays):
@@ -45,6 +38,17 @@ def _fit(*arrays):
     return *flats, _flat(out), out
 
 
+def _flatly(kernel, otherwise, *arrays):
+    """The compiled kernel over flat arrays of one size; ``otherwise``, where these are not such."""
+    fit = _fit(*arrays)
+    if fit is None:
+        return otherwise(*arrays)
+    *flats, out = fit
+    items = -(-out.size // _ITEM)
+    run(kernel, items, items, *flats, threads=None if out.size * 4 * len(flats) >= WORTH_THREADS else 1)
+    return out
+
+
 @inlined
 def _part(x, item):
     return x[item * _ITEM : min((item + 1) * _ITEM, x.size)]
@@ -52,12 +56,7 @@ def _part(x, item):
 
 def relu(x):
     """portable.relu."""
-    fit = _fit(x)
-    if fit is None:
-        return portable.relu(x)
-    *flats, out = fit
-    _run(_relu, *flats)
-    return out
+    return _flatly(_relu, portable.relu, x)
 
 
 @compiled
@@ -73,12 +72,7 @@ def _relu(counter, slot, items, x, y):
 
 def relu_backward(g, y):
     """portable.relu_backward."""
-    fit = _fit(g, y)
-    if fit is None:
-        return portable.relu_backward(g, y)
-    *flats, out = fit
-    _run(_relu_backward, *flats)
-    return out
+    return _flatly(_relu_backward, portable.relu_backward, g, y)
 
 
 @compiled
@@ -95,12 +89,7 @@ def _relu_backward(counter, slot, items, g, y, dx):
 
 def sigmoid_backward(g, y):
     """portable.sigmoid_backward."""
-    fit = _fit(g, y)
-    if fit is None:
-        return portable.sigmoid_backward(g, y)
-    *flats, out = fit
-    _run(_sigmoid_backward, *flats)
-    return out
+    return _flatly(_sigmoid_backward, portable.sigmoid_backward, g, y)
 
 
 @compiled
@@ -117,12 +106,7 @@ def _sigmoid_backward(counter, slot, items, g, y, dx):
 
 def add(x, y):
     """portable.add."""
-    fit = _fit(x, y) if isinstance(y, np.ndarray) else None
-    if fit is None:
-        return portable.add(x, y)
-    *flats, out = fit
-    _run(_add, *flats)
-    return out
+    return _flatly(_add, portable.add, x, y) if isinstance(y, np.ndarray) else portable.add(x, y)
 
 
 @compiled
@@ -144,7 +128,7 @@ def sum_pixels(x):
     rows = max(1, _ITEM // x.shape[1])
     items = -(-len(pixels) // rows)
     sums = empty((items, x.shape[1]), np.float64)
-    run(_sum_rows, items, items, pixels, rows, sums, threads=threads_for(items) if x.nbytes >= WORTH_THREADS else 1)
+    run(_sum_rows, items, items, pixels, rows, sums, threads=None if x.nbytes >= WORTH_THREADS else 1)
     return sums.sum(axis=0).astype(x.dtype)
 
 

@@ -47,7 +47,7 @@ def inlined(function: Callable) -> Any:
 
 
 @intrinsic
-def take(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
+def take(typingctx: Any, counter: Any) -> Any:
     """``take(counter)``: the old value of the int64 array's element 0, which becomes one more, atomically."""
 
     def codegen(context, builder, signature, args):
@@ -58,7 +58,7 @@ def take(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def peek(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
+def peek(typingctx: Any, counter: Any) -> Any:
     """``peek(counter)``: the value of the int64 array's element 0, as any thread last wrote it."""
 
     def codegen(context, builder, signature, args):
@@ -81,7 +81,7 @@ def wait_for_change(counter, seen, rounds):
 
 
 @intrinsic
-def address(typingctx: Any, array: Any) -> Any:  # noqa: ARG001
+def address(typingctx: Any, array: Any) -> Any:
     """``address(array)``: where its first element lies, for BLAS."""
 
     def codegen(context, builder, signature, args):
@@ -92,7 +92,7 @@ def address(typingctx: Any, array: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def high_half(typingctx: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+def high_half(typingctx: Any, a: Any, b: Any) -> Any:
     """``high_half(a, b)``: the upper 64 bits of the product of two uint64."""
 
     def codegen(_context, builder, _signature, args):

@@ -29,11 +29,8 @@ def images(n: int, c: int, h: int, w: int, dtype: Any) -> np.ndarray:
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:
-    """New memory in the layout of x, if x fills its memory without gaps; else contiguous."""
-    order = sorted(range(x.ndim), key=lambda i: -x.strides[i])
-    if x.transpose(order).flags.c_contiguous:
-        return empty(x.shape, x.dtype, x.strides)
-    return empty(x.shape, x.dtype)
+    """New memory in the layout of x, which fills its memory without gaps."""
+    return empty(x.shape, x.dtype, None if x.flags.c_contiguous else x.strides)
 
 
 def plain(x: np.ndarray) -> np.ndarray:
@@ -57,10 +54,7 @@ def channels_last(x: np.ndarray) -> np.ndarray:
         return out
     n, c = x.shape[:2]
     source, target = x.reshape(n, c, -1), out.reshape(n, -1, c)
-    if x.nbytes < WORTH_THREADS:
-        _turn(np.zeros(1, np.int64), 0, n, source, target)
-    else:
-        run(_turn, n, n, source, target)
+    run(_turn, n, n, source, target, threads=1 if x.nbytes < WORTH_THREADS else None)
     return out
 
 

@@ -89,7 +89,7 @@ def _piece(a, b, out, i0, i1, j0, j1, turn_a, turn_b, bias):
 
 
 @compiled
-def _pieces(counter, slot, items, width, a, b, out, turn_a, turn_b, bias):  # noqa: ARG001
+def _pieces(counter, slot, items, width, a, b, out, turn_a, turn_b, bias):
     """Item i is a piece of the rows of the result, or of its columns where these are more."""
     m, n = out.shape
     while True:

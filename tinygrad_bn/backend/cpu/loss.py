@@ -33,7 +33,7 @@ _TINIEST = -708.0  # e ** -708 is the last that is normal
 
 
 @intrinsic
-def _bits(typingctx, x):  # noqa: ARG001
+def _bits(typingctx, x):
     """The bits of a float64 as an int64."""
 
     def codegen(_context, builder, _signature, args):
@@ -43,7 +43,7 @@ def _bits(typingctx, x):  # noqa: ARG001
 
 
 @intrinsic
-def _from_bits(typingctx, n):  # noqa: ARG001
+def _from_bits(typingctx, n):
     """The float64 that has these bits."""
 
     def codegen(_context, builder, _signature, args):
@@ -80,7 +80,7 @@ def _exp(x):
 
 
 @compiled
-def _softmax(counter, slot, items, step, width, x, labels, g, y, smoothing):  # noqa: ARG001
+def _softmax(counter, slot, items, step, width, x, labels, g, y, smoothing):
     """With e = e ** d, d = x - max(x), of each row: g (e / sum(e) - target) into y (N, C); the losses into y (N,) if g is None.
 
     (All in one function, since arrays handed to another one are counted, atomically, for each row.)
@@ -151,10 +151,7 @@ def _launch(x, labels, g, y, smoothing):
     step = max(1, _ITEM // x.shape[1])
     items = -(-len(x) // step)
     args = items, step, _LANES, x, labels, g, y, float(smoothing)
-    if x.size < _WORTH_THREADS:
-        _softmax(np.zeros(1, np.int64), 0, *args)
-    else:
-        run(_softmax, items, *args)
+    run(_softmax, items, *args, threads=1 if x.size < _WORTH_THREADS else None)
 
 
 def cross_entropy(x, labels, label_smoothing):

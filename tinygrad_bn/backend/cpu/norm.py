@@ -19,8 +19,7 @@ import numpy as np
 
 from .. import portable
 from .jit import compiled, inlined, take
-from .layout import FLOATS, WORTH_THREADS, channels_last, plain
-from .memory import empty
+from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like, plain
 from .threads import run
 
 _ITEM = 1 << 16  # elements in an item of work
@@ -270,7 +269,7 @@ def _quarter(count):
 
 
 @compiled
-def _row_moments(counter, slot, items, x, item_rows, parts):  # noqa: ARG001
+def _row_moments(counter, slot, items, x, item_rows, parts):
     """The moments of each column in each item: parts (3, items, W).
 
     The squares of a block of rows are those of differences from the mean of the rows before it. If blocks are not more than
@@ -315,7 +314,7 @@ def _row_moments(counter, slot, items, x, item_rows, parts):  # noqa: ARG001
 
 
 @compiled
-def _row_apply(counter, slot, items, x, item_rows, coefficients, y):  # noqa: ARG001
+def _row_apply(counter, slot, items, x, item_rows, coefficients, y):
     """y = (x - near) scale + shift, by columns: coefficients (3, Q, W), of which item i uses [:, i mod Q]."""
     while True:
         item = take(counter)
@@ -331,7 +330,7 @@ def _row_apply(counter, slot, items, x, item_rows, coefficients, y):  # noqa: AR
 
 
 @compiled
-def _row_products(counter, slot, items, g, x, item_rows, centre, parts):  # noqa: ARG001
+def _row_products(counter, slot, items, g, x, item_rows, centre, parts):
     """The sums of g and of g (x - near) over each item: centre (1 or more, Q, W), near the first; parts (2, items, W)."""
     while True:
         item = take(counter)
@@ -353,7 +352,7 @@ def _row_products(counter, slot, items, g, x, item_rows, centre, parts):  # noqa
 
 
 @compiled
-def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):  # noqa: ARG001
+def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):
     """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_row_apply``."""
     while True:
         item = take(counter)
@@ -372,7 +371,7 @@ def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):  # n
 
 
 @compiled
-def _plane_moments(counter, slot, items, x, item_planes, parts):  # noqa: ARG001
+def _plane_moments(counter, slot, items, x, item_planes, parts):
     """The moments of each plane: parts (3, P)."""
     sums, squares = np.empty(_LANES), np.empty(_LANES)
     while True:
@@ -384,7 +383,7 @@ def _plane_moments(counter, slot, items, x, item_planes, parts):  # noqa: ARG001
 
 
 @compiled
-def _plane_apply(counter, slot, items, x, item_planes, coefficients, y):  # noqa: ARG001
+def _plane_apply(counter, slot, items, x, item_planes, coefficients, y):
     """y = (x - near) scale + shift: coefficients (3, Q), of which plane p uses [:, p mod Q]."""
     while True:
         item = take(counter)
@@ -420,7 +419,7 @@ def _plane_sums(g, x, near, sums, products):
 
 
 @compiled
-def _plane_products(counter, slot, items, g, x, item_planes, centre, parts):  # noqa: ARG001
+def _plane_products(counter, slot, items, g, x, item_planes, centre, parts):
     """The sums of g and of g (x - near) over each plane: centre (1 or more, Q), near the first; parts (2, P)."""
     sums, products = np.empty(_LANES), np.empty(_LANES)
     while True:
@@ -432,7 +431,7 @@ def _plane_products(counter, slot, items, g, x, item_planes, centre, parts):  # 
 
 
 @compiled
-def _plane_gradient(counter, slot, items, g, x, item_planes, coefficients, dx):  # noqa: ARG001
+def _plane_gradient(counter, slot, items, g, x, item_planes, coefficients, dx):
     """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_plane_apply``."""
     while True:
         item = take(counter)
@@ -598,10 +597,6 @@ def _like(g, rows):
     return plain(_turned(g)).transpose(0, g.ndim - 1, *range(1, g.ndim - 1))
 
 
-def _new(x):
-    return empty(x.shape, x.dtype, None if x.flags.c_contiguous else x.strides)
-
-
 def _matrix(x, rows, fold):
     """x as the kernels see it."""
     n, c = x.shape[:2]
@@ -623,10 +618,7 @@ def _plan(x, rows, sets):
 
 
 def _run(kernel, items, nbytes, *args):
-    if nbytes < WORTH_THREADS:
-        kernel(np.zeros(1, np.int64), 0, items, *args)
-    else:
-        run(kernel, items, items, *args)
+    run(kernel, items, items, *args, threads=1 if nbytes < WORTH_THREADS else None)
 
 
 def _affine(x, gamma, beta):
@@ -638,7 +630,7 @@ def _affine(x, gamma, beta):
 def _forward(x, gamma, beta, eps, sets, share):
     """y, mean and variance (sets C / share), for ``sets`` of statistics of C / share groups of channels each."""
     x, rows = _settled(x)
-    y = _new(x)
+    y = empty_like(x)
     c = x.shape[1]
     fold, each, items = _plan(x, rows, sets)
     source, target = _matrix(x, rows, fold), _matrix(y, rows, fold)
@@ -662,7 +654,7 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     """dx, dgamma, dbeta, for mean and variance as ``_forward`` gave them."""
     x, rows = _settled(x)
     g = _like(g, rows)
-    dx = _new(x)
+    dx = empty_like(x)
     c = x.shape[1]
     fold, each, items = _plan(x, rows, sets)
     grad, source, target = _matrix(g, rows, fold), _matrix(x, rows, fold), _matrix(dx, rows, fold)
@@ -708,7 +700,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     if not _fits(x, gamma, beta, mean, var):
         return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
     x, rows = _settled(x)
-    y = _new(x)
+    y = empty_like(x)
     c = x.shape[1]
     fold, each, items = _plan(x, rows, 1)
     coefficients = np.empty((3, 1, fold, c), x.dtype)
@@ -762,7 +754,7 @@ def _add_row_products(g, x, near, rest, inv_std, out):
 
 
 @compiled
-def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics, y):  # noqa: ARG001
+def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics, y):
     """y (M, K), and mean and variance of each row, statistics (2, M): each row is in the cache when it is applied."""
     sums, squares = np.empty(_LANES), np.empty(_LANES)
     cast = x.dtype.type
@@ -780,7 +772,7 @@ def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics
 
 
 @compiled
-def _layer_gradient(counter, slot, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):  # noqa: ARG001
+def _layer_gradient(counter, slot, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):
     """dx (M, K), and each item's share of dgamma and dbeta, parts (2, items, K)."""
     sums, products = np.empty(_LANES), np.empty(_LANES)
     cast = x.dtype.type
@@ -853,7 +845,7 @@ def layer_norm(x, gamma, beta, axes, eps):
         weight, bias = np.ones(k, x.dtype), np.zeros(k, x.dtype)
     else:
         weight, bias = (plain(p.transpose(places)).reshape(-1) for p in (gamma, beta))
-    y = _new(x)
+    y = empty_like(x)
     source, target = (a.transpose(order).reshape(-1, k) for a in (x, y))
     statistics = np.empty((2, len(source)))
     _run(_layer_rows, items, x.nbytes, source, each, weight, bias, eps, statistics, target)
@@ -875,7 +867,7 @@ def layer_norm_backward(g, x, gamma, mean, var, axes, eps):
     x, order, places = found
     k, each, items = _layer_plan(x, axes)
     weight = np.ones(k, x.dtype) if gamma is None else plain(gamma.transpose(places)).reshape(-1)
-    dx = _new(x)
+    dx = empty_like(x)
     source, target = (a.transpose(order).reshape(-1, k) for a in (x, dx))
     grad = plain(g.transpose(order)).reshape(-1, k)
     mean, var = (plain(v.transpose(order)).reshape(-1) for v in (mean, var))

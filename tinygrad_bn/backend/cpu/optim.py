@@ -52,7 +52,7 @@ def _run(kernel, weights, *args):
 
 
 @compiled
-def _sgd(counter, slot, items, weights, grad, buffer, first, lr, momentum, dampening, weight_decay, nesterov):  # noqa: ARG001
+def _sgd(counter, slot, items, weights, grad, buffer, first, lr, momentum, dampening, weight_decay, nesterov):
     dtype = weights.dtype.type
     rate, keep, share, decay = dtype(lr), dtype(momentum), dtype(1 - dampening), dtype(weight_decay)
     while True:
@@ -83,7 +83,7 @@ def sgd(weights, grads, grad, spare, buffer, first, lr, momentum, dampening, wei
 
 
 @compiled
-def _adam(counter, slot, items, weights, grad, mean, square, beta1, beta2, scale, root, eps, weight_decay, keep):  # noqa: ARG001
+def _adam(counter, slot, items, weights, grad, mean, square, beta1, beta2, scale, root, eps, weight_decay, keep):
     """``weight_decay`` of the gradient, and ``keep``, the share of the weights that decoupled decay leaves."""
     dtype = weights.dtype.type
     beta1, share1, beta2, share2 = dtype(beta1), dtype(1 - beta1), dtype(beta2), dtype(1 - beta2)

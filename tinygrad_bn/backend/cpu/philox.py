@@ -47,7 +47,7 @@ def _select(x, keep, scale, y):
 
 
 @compiled
-def _thin_out(counter, slot, items, x, y, key, least, scale):  # noqa: ARG001
+def _thin_out(counter, slot, items, x, y, key, least, scale):
     """(n,): x times ``scale`` where the number is at least ``least``, else 0."""
     keep = np.empty(_ITEM // 4, np.uint32)
     flags = keep.view(np.uint8)  # (little-endian, as all machines that Numba serves)
@@ -61,7 +61,7 @@ def _thin_out(counter, slot, items, x, y, key, least, scale):  # noqa: ARG001
 
 
 @compiled
-def _thin_out_images(counter, slot, items, x, y, key, least, scale):  # noqa: ARG001
+def _thin_out_images(counter, slot, items, x, y, key, least, scale):
     """The same for (N, pixels, C) whose logical order is (N, C, pixels), a sample at a time."""
     _, pixels, channels = x.shape
     size = pixels * channels
@@ -95,8 +95,5 @@ def dropout(x, p, key):
         source, target = plain(x).reshape(-1), y.reshape(-1)
     least = np.uint64(int(p * 2**53) << 11)  # the upper 53 bits of the number are compared with p
     args = items, source, target, np.uint64(key), least, x.dtype.type(1.0 / (1.0 - p))
-    if x.size < _WORTH_THREADS:
-        kernel(np.zeros(1, np.int64), 0, *args)
-    else:
-        run(kernel, items, *args)
+    run(kernel, items, *args, threads=1 if x.size < _WORTH_THREADS else None)
     return y

@@ -33,7 +33,7 @@ def _across(j, size, count, stride, padding):
 
 
 @compiled
-def _max(counter, slot, items, step, x, y, place, kernel, stride, padding):  # noqa: ARG001
+def _max(counter, slot, items, step, x, y, place, kernel, stride, padding):
     """(N, H, W, C) -> (N, H', W', C) twice: the maximum, and its place."""
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
@@ -62,7 +62,7 @@ def _max(counter, slot, items, step, x, y, place, kernel, stride, padding):  # n
 
 
 @compiled
-def _max_2x2(counter, slot, items, step, x, y, place, stride):  # noqa: ARG001
+def _max_2x2(counter, slot, items, step, x, y, place, stride):
     """The same for 2x2 windows without padding, each in one look. ``place``: uint8."""
     samples, oh, ow, channels = y.shape
     sh, sw = _u(stride[0]), _u(stride[1])
@@ -88,7 +88,7 @@ def _max_2x2(counter, slot, items, step, x, y, place, stride):  # noqa: ARG001
 
 
 @compiled
-def _gather(counter, slot, items, step, x, place, y, kernel, stride, padding):  # noqa: ARG001
+def _gather(counter, slot, items, step, x, place, y, kernel, stride, padding):
     """(N, H, W, C), (N, H', W', C) -> (N, H', W', C): of each window the pixel at its place, zero in the padding."""
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
@@ -112,7 +112,7 @@ def _gather(counter, slot, items, step, x, place, y, kernel, stride, padding):  
 
 
 @compiled
-def _average(counter, slot, items, step, x, y, kernel, stride, padding):  # noqa: ARG001
+def _average(counter, slot, items, step, x, y, kernel, stride, padding):
     """(N, H, W, C) -> (N, H', W', C): the sum of each window, times 1 / (kh kw)."""
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
@@ -141,7 +141,7 @@ def _average(counter, slot, items, step, x, y, kernel, stride, padding):  # noqa
 
 
 @compiled
-def _collect(counter, slot, items, step, g, place, x, kernel, stride, padding):  # noqa: ARG001
+def _collect(counter, slot, items, step, g, place, x, kernel, stride, padding):
     """(N, H', W', C) twice -> (N, H, W, C): each g at its place in its window; without places, its share everywhere there."""
     (samples, height, width, channels), (_, oh, ow, _) = x.shape, g.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
@@ -173,7 +173,7 @@ def _collect(counter, slot, items, step, g, place, x, kernel, stride, padding): 
 
 
 @compiled
-def _collect_apart(counter, slot, items, step, g, place, x, kernel):  # noqa: ARG001
+def _collect_apart(counter, slot, items, step, g, place, x, kernel):
     """The same for windows beside each other, without padding: each pixel is written once. A row of windows at a time."""
     samples, oh, ow, channels = g.shape
     kh, kw = kernel
@@ -210,10 +210,7 @@ def _launch(kernel, large, small, *args):
     rows = small.shape[0] * small.shape[1]
     step = max(1, rows * _ITEM_BYTES // large.nbytes)
     items = -(-rows // step)
-    if large.nbytes < WORTH_THREADS:
-        kernel(np.zeros(1, np.int64), 0, items, step, *args)
-    else:
-        run(kernel, items, items, step, *args)
+    run(kernel, items, items, step, *args, threads=1 if large.nbytes < WORTH_THREADS else None)
 
 
 def _pooled(x, kernel, stride, padding):

@@ -75,7 +75,10 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Let kernels on the CPU use at most n threads. The results are the same bits for any n."""
+    """Let kernels on the CPU use at most n threads. The results are the same bits for any n.
+
+    Raises TypeError for what is no whole number, ValueError for less than one.
+    """
     global _number
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"set_num_threads expected a whole number, got {type(n).__name__}")
