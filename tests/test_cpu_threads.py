@@ -14,7 +14,8 @@ import tinygrad_bn as tg
 from tinygrad_bn.backend import cpu
 from tinygrad_bn.backend.cpu import threads
 
-pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
+numba = pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
+team = pytest.importorskip("tinygrad_bn.backend.cpu.team", reason="compiled kernels need SciPy")
 
 
 @pytest.fixture(autouse=True)
@@ -93,77 +94,66 @@ def test_several_python_threads_at_once():
     assert not wrong
 
 
-def test_an_error_on_a_worker_reaches_the_caller_and_the_workers_live_on():
-    tg.set_num_threads(2)
-    calls, started = [], threading.Event()
-
-    def kernel(counter, slot, fail):
-        calls.append(slot)
-        if not slot:
-            assert started.wait(10)
-            return
-        started.set()
-        if fail:
-            raise RuntimeError("on a worker")
-
-    with pytest.raises(RuntimeError, match="on a worker"):
-        threads.run(kernel, 2, True)
-    started.clear()
-    threads.run(kernel, 2, False)
-    assert sorted(calls) == [0, 0, 1, 1]
+@numba.njit(nogil=True)
+def _note(counter, items, slots, times, some, more):
+    """Which thread did which item, and how often; with arguments of several kinds."""
+    slot = team.join(counter)
+    while True:
+        item = team.take(counter, slot, items)
+        if item >= items:
+            return team.leave(counter, slot)
+        for _ in range(1000):
+            slots[item] = slot
+        times[item] += some[0] + (more is None)
 
 
-def test_a_worker_that_wakes_up_too_late_is_not_waited_for():
-    tg.set_num_threads(2)
-    busy, release = threading.Event(), threading.Event()
-
-    def block(counter, slot):
-        if slot:
-            busy.set()
-            assert release.wait(10)
-        else:
-            assert busy.wait(10)
-
-    threads.run(lambda counter, slot: None, 2)  # (starts the worker)
-    workers = threads._workers
-    workers.queues[0].put([(block, None, 1, ())])  # it has something else to do
-    assert busy.wait(10)
-    calls = []
-    threads.run(lambda counter, slot: calls.append(slot), 2)
-    assert calls == [0]
-    release.set()
-    assert workers.done.get(timeout=10) is None
+@pytest.mark.parametrize("helpers", [0, 1, 2, 5])
+def test_each_item_is_done_once_and_threads_have_numbers(helpers):
+    for items in (1, 2, 3, 50, 1000):
+        slots, times = np.full(items, -1), np.zeros(items, np.int64)
+        for _ in range(30):
+            team.run(_note, items, slots, times, (1, 2.5), None, threads=helpers + 1)
+        assert (times == 60).all() and slots.min() >= 0 and slots.max() <= helpers
 
 
-def test_an_interrupt_waits_for_the_workers():
-    tg.set_num_threads(2)
-    started, release, finished = threading.Event(), threading.Event(), []
-
-    def kernel(counter, slot):
-        if slot:
-            started.set()
-            release.wait(10)
-            finished.append(slot)
-        else:
-            assert started.wait(10)
-            release.set()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        threads.run(kernel, 2)
-    assert finished == [1]
+def test_two_threads_do_work_together():
+    slots, times = np.zeros(200_000, np.int64), np.zeros(200_000, np.int64)
+    for _ in range(200):
+        team.run(_note, len(slots), slots, times, (1, 2.5), None, threads=2)
+        if set(slots) == {0, 1}:
+            break
+    assert set(slots) == {0, 1}
 
 
-def test_an_interrupt_while_waiting_is_raised_when_all_are_done():
-    class Done:
-        answers = [None, KeyboardInterrupt(), None]
+def test_workers_that_are_somewhere_else_are_not_waited_for(monkeypatch):
+    """Nobody comes: the caller does it all."""
+    monkeypatch.setattr(team, "_workers", team._Workers())
+    monkeypatch.setattr(team._Workers, "call", lambda self, count: None)
+    slots, times = np.full(50, -1), np.zeros(50, np.int64)
+    team.run(_note, 50, slots, times, (1, 2.5), None, threads=4)
+    assert (times == 2).all() and (slots == 0).all()
 
-        def get(self):
-            answer = self.answers.pop()
-            if answer is not None:
-                raise answer
 
-    assert isinstance(threads._wait(Done(), 2), KeyboardInterrupt) and not Done.answers
+def test_workers_end_when_they_are_told_to(monkeypatch):
+    """Awake or asleep."""
+    for patience in (1, 1 << 30):
+        monkeypatch.setattr(team, "_PATIENCE", patience)
+        workers = team._Workers()
+        workers.call(3)
+        assert all(thread.is_alive() for thread in workers.threads)
+        workers.stop()
+        assert not any(thread.is_alive() for thread in workers.threads)
+
+
+def test_a_kernel_with_more_arguments_than_fit_is_refused():
+    many = (0.0,) * 500
+
+    @numba.njit
+    def kernel(counter, many):
+        return team.join(counter) + len(many)
+
+    with pytest.raises(TypeError, match="more arguments than a team can pass on"):
+        kernel(team.new(), many)
 
 
 def test_the_users_blas_and_numba_settings_are_as_before():

@@ -12,10 +12,11 @@ import numpy as np
 from .. import portable
 from . import winograd
 from .blas import ZERO_ONE, gemm, one_thread
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .layout import FLOATS, channels_last, images, plain
 from .memory import empty
-from .threads import run, threads_for
+from .team import join, leave, run, take
+from .threads import threads_for
 
 __all__ = ["conv2d", "conv2d_input", "conv2d_weight"]
 
@@ -61,7 +62,7 @@ def conv2d(x, w, b, stride, padding, dilation, groups):
     bias = np.zeros(w.shape[0], x.dtype) if b is None else b
     with one_thread:
         run(
-            _convolve, items, items, x, _columns(w, groups), out, bias, window, rows, scratch, ZERO_ONE[x.dtype.char],
+            _convolve, items, x, _columns(w, groups), out, bias, window, rows, scratch, ZERO_ONE[x.dtype.char],
             threads=threads,
         )  # fmt: skip
     return y
@@ -81,7 +82,7 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     window = _window(w.shape, stride, padding, dilation)
     rows, _, threads, scratch = _plan(g, w.shape, groups, window, items=n)
     with one_thread:
-        run(_spread, n, n, g, _columns(w, groups), out, window, rows, scratch, ZERO_ONE[g.dtype.char], threads=threads)
+        run(_spread, n, g, _columns(w, groups), out, window, rows, scratch, ZERO_ONE[g.dtype.char], threads=threads)
     return dx
 
 
@@ -99,7 +100,7 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     sums = empty((parts, groups, kh * kw * each, o // groups), x.dtype)
     with one_thread:
         run(
-            _correlate, parts, parts, x, g, sums, window, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads,
+            _correlate, parts, x, g, sums, window, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads,
         )  # fmt: skip
     total = sums.sum(axis=0)  # part by part
     dw = total.reshape(groups, kh, kw, each, o // groups).transpose(0, 4, 3, 1, 2)  # gijco -> gocij
@@ -193,16 +194,17 @@ def _add_patches(patches, start, stop, ow, first, each, window, image):
 
 
 @compiled
-def _convolve(counter, slot, items, x, w, y, bias, window, rows, scratch, zero_one):
+def _convolve(team, items, x, w, y, bias, window, rows, scratch, zero_one):
+    slot = join(team)
     samples, oh, ow, o = y.shape
     groups, size, width = w.shape
     each = x.shape[3] // groups
     direct = window == _PIXEL
     pixels, out = x.reshape(-1, x.shape[3]), y.reshape(-1, o)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         start, stop = item * rows, min((item + 1) * rows, samples * oh)
         begin, end = start * ow, stop * ow
         many = 0 if direct else end - begin
@@ -220,17 +222,18 @@ def _convolve(counter, slot, items, x, w, y, bias, window, rows, scratch, zero_o
 
 
 @compiled
-def _spread(counter, slot, items, g, w, dx, window, rows, scratch, zero_one):
+def _spread(team, items, g, w, dx, window, rows, scratch, zero_one):
     """The adjoint of ``_convolve``; an item is a sample."""
+    slot = join(team)
     _, oh, ow, o = g.shape
     groups, size, width = w.shape
     each = dx.shape[3] // groups
     channels = dx.shape[3]
     direct = window == _PIXEL
     while True:
-        n = take(counter)
+        n = take(team, slot, items)
         if n >= items:
-            return
+            return leave(team, slot)
         image = dx[n]
         if not direct:
             image[:] = 0
@@ -252,8 +255,9 @@ def _spread(counter, slot, items, g, w, dx, window, rows, scratch, zero_one):
 
 
 @compiled
-def _correlate(counter, slot, items, x, g, sums, window, rows, scratch, zero_one):
+def _correlate(team, items, x, g, sums, window, rows, scratch, zero_one):
     """Item i sums its share of the rows of the output into ``sums[i]``: (G, kh kw C/G, O/G)."""
+    slot = join(team)
     samples, oh, ow, o = g.shape
     _, groups, size, width = sums.shape
     each = x.shape[3] // groups
@@ -261,9 +265,9 @@ def _correlate(counter, slot, items, x, g, sums, window, rows, scratch, zero_one
     pixels, grads = x.reshape(-1, x.shape[3]), g.reshape(-1, o)
     total = samples * oh
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         first, last = item * total // items, (item + 1) * total // items
         for start in range(first, last, rows):
             stop = min(start + rows, last)

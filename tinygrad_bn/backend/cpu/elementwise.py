@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .. import portable
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like
 from .memory import empty
-from .threads import run
+from .team import join, leave, run, take
 
 __all__ = ["add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"]
 
@@ -45,7 +45,7 @@ def _flatly(kernel, otherwise, *arrays):
         return otherwise(*arrays)
     *flats, out = fit
     items = -(-out.size // _ITEM)
-    run(kernel, items, items, *flats, threads=None if out.size * 4 * len(flats) >= WORTH_THREADS else 1)
+    run(kernel, items, *flats, threads=None if out.size * 4 * len(flats) >= WORTH_THREADS else 1)
     return out
 
 
@@ -60,11 +60,12 @@ def relu(x):
 
 
 @compiled
-def _relu(counter, slot, items, x, y):
+def _relu(team, items, x, y):
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         a, out = _part(x, item), _part(y, item)
         for k in range(out.size):
             out[k] = 0 if a[k] < 0 else a[k]  # so that NaN stays
@@ -76,12 +77,13 @@ def relu_backward(g, y):
 
 
 @compiled
-def _relu_backward(counter, slot, items, g, y, dx):
+def _relu_backward(team, items, g, y, dx):
+    slot = join(team)
     one, zero = g.dtype.type(1), g.dtype.type(0)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         a, b, out = _part(g, item), _part(y, item), _part(dx, item)
         for k in range(out.size):
             out[k] = a[k] * (one if b[k] > 0 else zero)
@@ -93,12 +95,13 @@ def sigmoid_backward(g, y):
 
 
 @compiled
-def _sigmoid_backward(counter, slot, items, g, y, dx):
+def _sigmoid_backward(team, items, g, y, dx):
+    slot = join(team)
     one = g.dtype.type(1)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         a, b, out = _part(g, item), _part(y, item), _part(dx, item)
         for k in range(out.size):
             out[k] = a[k] * b[k] * (one - b[k])
@@ -110,11 +113,12 @@ def add(x, y):
 
 
 @compiled
-def _add(counter, slot, items, x, y, out):
+def _add(team, items, x, y, out):
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         a, b, c = _part(x, item), _part(y, item), _part(out, item)
         for k in range(c.size):
             c[k] = a[k] + b[k]
@@ -128,16 +132,17 @@ def sum_pixels(x):
     rows = max(1, _ITEM // x.shape[1])
     items = -(-len(pixels) // rows)
     sums = empty((items, x.shape[1]), np.float64)
-    run(_sum_rows, items, items, pixels, rows, sums, threads=None if x.nbytes >= WORTH_THREADS else 1)
+    run(_sum_rows, items, pixels, rows, sums, threads=None if x.nbytes >= WORTH_THREADS else 1)
     return sums.sum(axis=0).astype(x.dtype)
 
 
 @compiled
-def _sum_rows(counter, slot, items, x, rows, sums):
+def _sum_rows(team, items, x, rows, sums):
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         total = sums[item]
         total[:] = 0
         for i in range(item * rows, min((item + 1) * rows, x.shape[0])):

@@ -47,40 +47,6 @@ def inlined(function: Callable) -> Any:
 
 
 @intrinsic
-def take(typingctx: Any, counter: Any) -> Any:
-    """``take(counter)``: the old value of the int64 array's element 0, which becomes one more, atomically."""
-
-    def codegen(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.atomic_rmw("add", array.data, ir.Constant(ir.IntType(64), 1), "seq_cst")
-
-    return types.int64(counter), codegen
-
-
-@intrinsic
-def peek(typingctx: Any, counter: Any) -> Any:
-    """``peek(counter)``: the value of the int64 array's element 0, as any thread last wrote it."""
-
-    def codegen(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.load_atomic(array.data, "acquire", 8)
-
-    return types.int64(counter), codegen
-
-
-@compiled
-def wait_for_change(counter, seen, rounds):
-    """Wait until ``counter[0]`` is not ``seen``, or for so many rounds of a quarter of a microsecond or so."""
-    x = 1.0
-    for _ in range(rounds):
-        if peek(counter) != seen:
-            break
-        for _ in range(32):  # divisions in a chain: time passes, and a neighbour on the same core is hardly disturbed
-            x = 1.0 / (1.0 + x)
-    return x
-
-
-@intrinsic
 def address(typingctx: Any, array: Any) -> Any:
     """``address(array)``: where its first element lies, for BLAS."""
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .jit import compiled, take
+from .jit import compiled
 from .memory import empty
-from .threads import run
+from .team import join, leave, run, take
 
 FLOATS = np.dtype("float32"), np.dtype("float64")  # what kernels are compiled for
 
@@ -54,19 +54,20 @@ def channels_last(x: np.ndarray) -> np.ndarray:
         return out
     n, c = x.shape[:2]
     source, target = x.reshape(n, c, -1), out.reshape(n, -1, c)
-    run(_turn, n, n, source, target, threads=1 if x.nbytes < WORTH_THREADS else None)
+    run(_turn, n, source, target, threads=1 if x.nbytes < WORTH_THREADS else None)
     return out
 
 
 @compiled
-def _turn(counter, slot, items, source, target):
+def _turn(team, items, source, target):
     """(N, A, B) -> (N, B, A), some columns at a time, so that a line of the cache that is read is also used."""
+    slot = join(team)
     u = np.uint64  # (an index that cannot mean "from the end" is faster)
     rows, columns = source.shape[1:]
     while True:
-        n = take(counter)
+        n = take(team, slot, items)
         if n >= items:
-            return
+            return leave(team, slot)
         for first in range(0, columns, _BLOCK):
             for j in range(first, min(first + _BLOCK, columns)):
                 for i in range(rows):

@@ -16,10 +16,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .. import portable
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .layout import FLOATS, plain
 from .memory import empty
-from .threads import run
+from .team import join, leave, run, take
 
 _LANES = 32  # (handed to the kernel: LLVM unrolls loops of constant length instead of vectorising them)
 _ITEM = 1 << 13  # elements in an item of work
@@ -80,20 +80,21 @@ def _exp(x):
 
 
 @compiled
-def _softmax(counter, slot, items, step, width, x, labels, g, y, smoothing):
+def _softmax(team, items, step, width, x, labels, g, y, smoothing):
     """With e = e ** d, d = x - max(x), of each row: g (e / sum(e) - target) into y (N, C); the losses into y (N,) if g is None.
 
     (All in one function, since arrays handed to another one are counted, atomically, for each row.)
     """
+    slot = join(team)
     samples, classes = x.shape
     lanes = np.empty(width)
     z = np.empty(-(-classes // width) * width)  # a row, and behind it what changes nothing
     used = min(width, classes)
     even = smoothing / classes
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for row in range(item * step, min((item + 1) * step, samples)):
             n = np.uint64(row)
             label = labels[n]
@@ -150,7 +151,7 @@ def _launch(x, labels, g, y, smoothing):
     """Some rows of x at a time."""
     step = max(1, _ITEM // x.shape[1])
     items = -(-len(x) // step)
-    args = items, step, _LANES, x, labels, g, y, float(smoothing)
+    args = step, _LANES, x, labels, g, y, float(smoothing)
     run(_softmax, items, *args, threads=1 if x.size < _WORTH_THREADS else None)
 
 

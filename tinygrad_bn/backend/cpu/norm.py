@@ -18,9 +18,9 @@ import math
 import numpy as np
 
 from .. import portable
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like, plain
-from .threads import run
+from .team import join, leave, run, take
 
 _ITEM = 1 << 16  # elements in an item of work
 _WIDTH = 256  # elements in a row, if rows can be joined for that
@@ -269,20 +269,21 @@ def _quarter(count):
 
 
 @compiled
-def _row_moments(counter, slot, items, x, item_rows, parts):
+def _row_moments(team, items, x, item_rows, parts):
     """The moments of each column in each item: parts (3, items, W).
 
     The squares of a block of rows are those of differences from the mean of the rows before it. If blocks are not more than
     ``_GROWTH`` times as long as all before them, these have at most about ``_GROWTH`` times the sum of the squares of the
     differences from the mean of all, whatever the rows are: by Chan's formula, a gap between the two means widens that sum too.
     """
+    slot = join(team)
     width = x.shape[1]
     near = np.empty(width, x.dtype)
     gap, sums, squares = np.empty(width), np.empty(width), np.empty(width)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         begin = item * item_rows
         stop = min(begin + item_rows, x.shape[0])
         first, origin, mean, spread = x[begin], parts[0, item], parts[1, item], parts[2, item]
@@ -314,12 +315,13 @@ def _row_moments(counter, slot, items, x, item_rows, parts):
 
 
 @compiled
-def _row_apply(counter, slot, items, x, item_rows, coefficients, y):
+def _row_apply(team, items, x, item_rows, coefficients, y):
     """y = (x - near) scale + shift, by columns: coefficients (3, Q, W), of which item i uses [:, i mod Q]."""
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         q = item % coefficients.shape[1]
         near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
         for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
@@ -330,12 +332,13 @@ def _row_apply(counter, slot, items, x, item_rows, coefficients, y):
 
 
 @compiled
-def _row_products(counter, slot, items, g, x, item_rows, centre, parts):
+def _row_products(team, items, g, x, item_rows, centre, parts):
     """The sums of g and of g (x - near) over each item: centre (1 or more, Q, W), near the first; parts (2, items, W)."""
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         near, sums, products = centre[0, item % centre.shape[1]], parts[0, item], parts[1, item]
         _clear(sums)
         _clear(products)
@@ -352,12 +355,13 @@ def _row_products(counter, slot, items, g, x, item_rows, centre, parts):
 
 
 @compiled
-def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):
+def _row_gradient(team, items, g, x, item_rows, coefficients, dx):
     """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_row_apply``."""
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         q = item % coefficients.shape[1]
         near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
         for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
@@ -371,24 +375,26 @@ def _row_gradient(counter, slot, items, g, x, item_rows, coefficients, dx):
 
 
 @compiled
-def _plane_moments(counter, slot, items, x, item_planes, parts):
+def _plane_moments(team, items, x, item_planes, parts):
     """The moments of each plane: parts (3, P)."""
+    slot = join(team)
     sums, squares = np.empty(_LANES), np.empty(_LANES)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             parts[0, p], parts[1, p], parts[2, p] = _moments(x[p], sums, squares)
 
 
 @compiled
-def _plane_apply(counter, slot, items, x, item_planes, coefficients, y):
+def _plane_apply(team, items, x, item_planes, coefficients, y):
     """y = (x - near) scale + shift: coefficients (3, Q), of which plane p uses [:, p mod Q]."""
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             q = p % coefficients.shape[1]
             near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
@@ -419,24 +425,26 @@ def _plane_sums(g, x, near, sums, products):
 
 
 @compiled
-def _plane_products(counter, slot, items, g, x, item_planes, centre, parts):
+def _plane_products(team, items, g, x, item_planes, centre, parts):
     """The sums of g and of g (x - near) over each plane: centre (1 or more, Q), near the first; parts (2, P)."""
+    slot = join(team)
     sums, products = np.empty(_LANES), np.empty(_LANES)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             parts[0, p], parts[1, p] = _plane_sums(g[p], x[p], centre[0, p % centre.shape[1]], sums, products)
 
 
 @compiled
-def _plane_gradient(counter, slot, items, g, x, item_planes, coefficients, dx):
+def _plane_gradient(team, items, g, x, item_planes, coefficients, dx):
     """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_plane_apply``."""
+    slot = join(team)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             q = p % coefficients.shape[1]
             near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
@@ -618,7 +626,7 @@ def _plan(x, rows, sets):
 
 
 def _run(kernel, items, nbytes, *args):
-    run(kernel, items, items, *args, threads=1 if nbytes < WORTH_THREADS else None)
+    run(kernel, items, *args, threads=1 if nbytes < WORTH_THREADS else None)
 
 
 def _affine(x, gamma, beta):
@@ -754,14 +762,15 @@ def _add_row_products(g, x, near, rest, inv_std, out):
 
 
 @compiled
-def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics, y):
+def _layer_rows(team, items, x, item_rows, gamma, beta, eps, statistics, y):
     """y (M, K), and mean and variance of each row, statistics (2, M): each row is in the cache when it is applied."""
+    slot = join(team)
     sums, squares = np.empty(_LANES), np.empty(_LANES)
     cast = x.dtype.type
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
             near, rest, spread = _moments(x[i], sums, squares)
             mean = near + rest
@@ -772,14 +781,15 @@ def _layer_rows(counter, slot, items, x, item_rows, gamma, beta, eps, statistics
 
 
 @compiled
-def _layer_gradient(counter, slot, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):
+def _layer_gradient(team, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):
     """dx (M, K), and each item's share of dgamma and dbeta, parts (2, items, K)."""
+    slot = join(team)
     sums, products = np.empty(_LANES), np.empty(_LANES)
     cast = x.dtype.type
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         dgamma, dbeta = parts[0, item], parts[1, item]
         _clear(dgamma)
         _clear(dbeta)

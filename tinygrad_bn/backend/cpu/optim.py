@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from .. import portable
-from .jit import compiled, take
+from .jit import compiled
 from .layout import FLOATS
-from .threads import run
+from .team import join, leave, run, take
 
 # Elements of an item of work: a few microseconds' worth.
 _ITEM = 1 << 14
 
 # Weights of fewer bytes are done on one thread, in hardly more time than it takes to wake another and to wait for it.
-_WORTH_THREADS = 1 << 21
+_WORTH_THREADS = 1 << 17
 
 # A gradient of so many elements is read where it lies. Smaller neighbours are gathered first: a copy costs less than a call.
 _ALONE = 1 << 15
@@ -48,17 +48,18 @@ def _readable(g: np.ndarray, weights: np.ndarray) -> bool:
 
 def _run(kernel, weights, *args):
     items = -(-weights.size // _ITEM)
-    run(kernel, items, items, weights, *args, threads=1 if weights.nbytes < _WORTH_THREADS else None)
+    run(kernel, items, weights, *args, threads=1 if weights.nbytes < _WORTH_THREADS else None)
 
 
 @compiled
-def _sgd(counter, slot, items, weights, grad, buffer, first, lr, momentum, dampening, weight_decay, nesterov):
+def _sgd(team, items, weights, grad, buffer, first, lr, momentum, dampening, weight_decay, nesterov):
+    slot = join(team)
     dtype = weights.dtype.type
     rate, keep, share, decay = dtype(lr), dtype(momentum), dtype(1 - dampening), dtype(weight_decay)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         start, stop = item * _ITEM, min((item + 1) * _ITEM, weights.size)
         w, gradient, state = weights[start:stop], grad[start:stop], buffer[start:stop]
         for i in range(w.size):
@@ -83,15 +84,16 @@ def sgd(weights, grads, grad, spare, buffer, first, lr, momentum, dampening, wei
 
 
 @compiled
-def _adam(counter, slot, items, weights, grad, mean, square, beta1, beta2, scale, root, eps, weight_decay, keep):
+def _adam(team, items, weights, grad, mean, square, beta1, beta2, scale, root, eps, weight_decay, keep):
     """``weight_decay`` of the gradient, and ``keep``, the share of the weights that decoupled decay leaves."""
+    slot = join(team)
     dtype = weights.dtype.type
     beta1, share1, beta2, share2 = dtype(beta1), dtype(1 - beta1), dtype(beta2), dtype(1 - beta2)
     scale, root, eps, decay, keep = dtype(scale), dtype(root), dtype(eps), dtype(weight_decay), dtype(keep)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         start, stop = item * _ITEM, min((item + 1) * _ITEM, weights.size)
         w, gradient, first, second = weights[start:stop], grad[start:stop], mean[start:stop], square[start:stop]
         for i in range(w.size):

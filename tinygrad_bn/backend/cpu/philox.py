@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from .. import portable
-from .jit import compiled, high_half, inlined, take
+from .jit import compiled, high_half, inlined
 from .layout import FLOATS, images, plain
 from .memory import empty
-from .threads import run
+from .team import join, leave, run, take
 
 _ITEM = 1 << 13  # elements in an item of work: a multiple of a block's four
 _WORTH_THREADS = 1 << 16  # elements; a number takes more than a nanosecond
@@ -47,30 +47,32 @@ def _select(x, keep, scale, y):
 
 
 @compiled
-def _thin_out(counter, slot, items, x, y, key, least, scale):
+def _thin_out(team, items, x, y, key, least, scale):
     """(n,): x times ``scale`` where the number is at least ``least``, else 0."""
+    slot = join(team)
     keep = np.empty(_ITEM // 4, np.uint32)
     flags = keep.view(np.uint8)  # (little-endian, as all machines that Numba serves)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         begin, end = item * _ITEM, min((item + 1) * _ITEM, x.size)
         _decide(begin // 4, (end - begin + 3) // 4, key, least, keep)
         _select(x[begin:end], flags, scale, y[begin:end])
 
 
 @compiled
-def _thin_out_images(counter, slot, items, x, y, key, least, scale):
+def _thin_out_images(team, items, x, y, key, least, scale):
     """The same for (N, pixels, C) whose logical order is (N, C, pixels), a sample at a time."""
+    slot = join(team)
     _, pixels, channels = x.shape
     size = pixels * channels
     keep = np.empty(size // 4 + 2, np.uint32)  # from the block that has the sample's first element
     flags, turned = keep.view(np.uint8), np.empty(size, np.uint8)
     while True:
-        n = take(counter)
+        n = take(team, slot, items)
         if n >= items:
-            return
+            return leave(team, slot)
         first = n * size // 4
         skip = n * size - 4 * first
         _decide(first, (skip + size + 3) // 4, key, least, keep)
@@ -94,6 +96,6 @@ def dropout(x, p, key):
         y = empty(x.shape, x.dtype)
         source, target = plain(x).reshape(-1), y.reshape(-1)
     least = np.uint64(int(p * 2**53) << 11)  # the upper 53 bits of the number are compared with p
-    args = items, source, target, np.uint64(key), least, x.dtype.type(1.0 / (1.0 - p))
+    args = source, target, np.uint64(key), least, x.dtype.type(1.0 / (1.0 - p))
     run(kernel, items, *args, threads=1 if x.size < _WORTH_THREADS else None)
     return y

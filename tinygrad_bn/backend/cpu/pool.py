@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from .. import portable
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, images
-from .threads import run
+from .team import join, leave, run, take
 
 _ITEM_BYTES = 1 << 16  # of the larger array, in an item of work
 _PLACES = np.dtype("uint8"), np.dtype("int32")
@@ -33,15 +33,16 @@ def _across(j, size, count, stride, padding):
 
 
 @compiled
-def _max(counter, slot, items, step, x, y, place, kernel, stride, padding):
+def _max(team, items, step, x, y, place, kernel, stride, padding):
     """(N, H, W, C) -> (N, H', W', C) twice: the maximum, and its place."""
+    slot = join(team)
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
     none = place.dtype.type(0)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * oh)):
             n, oy, top = _u(r // oh), _u(r % oh), r % oh * sh - ph
             y[n, oy] = -np.inf
@@ -62,14 +63,15 @@ def _max(counter, slot, items, step, x, y, place, kernel, stride, padding):
 
 
 @compiled
-def _max_2x2(counter, slot, items, step, x, y, place, stride):
+def _max_2x2(team, items, step, x, y, place, stride):
     """The same for 2x2 windows without padding, each in one look. ``place``: uint8."""
+    slot = join(team)
     samples, oh, ow, channels = y.shape
     sh, sw = _u(stride[0]), _u(stride[1])
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * oh)):
             n, oy = _u(r // oh), _u(r % oh)
             top = oy * sh
@@ -88,14 +90,15 @@ def _max_2x2(counter, slot, items, step, x, y, place, stride):
 
 
 @compiled
-def _gather(counter, slot, items, step, x, place, y, kernel, stride, padding):
+def _gather(team, items, step, x, place, y, kernel, stride, padding):
     """(N, H, W, C), (N, H', W', C) -> (N, H', W', C): of each window the pixel at its place, zero in the padding."""
+    slot = join(team)
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * oh)):
             n, oy, top = _u(r // oh), _u(r % oh), r % oh * sh - ph
             y[n, oy] = 0
@@ -112,15 +115,16 @@ def _gather(counter, slot, items, step, x, place, y, kernel, stride, padding):
 
 
 @compiled
-def _average(counter, slot, items, step, x, y, kernel, stride, padding):
+def _average(team, items, step, x, y, kernel, stride, padding):
     """(N, H, W, C) -> (N, H', W', C): the sum of each window, times 1 / (kh kw)."""
+    slot = join(team)
     (_, height, width, channels), (samples, oh, ow, _) = x.shape, y.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
     share = x.dtype.type(1.0 / (kh * kw))
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * oh)):
             n, oy, top = _u(r // oh), _u(r % oh), r % oh * sh - ph
             y[n, oy] = 0
@@ -141,15 +145,16 @@ def _average(counter, slot, items, step, x, y, kernel, stride, padding):
 
 
 @compiled
-def _collect(counter, slot, items, step, g, place, x, kernel, stride, padding):
+def _collect(team, items, step, g, place, x, kernel, stride, padding):
     """(N, H', W', C) twice -> (N, H, W, C): each g at its place in its window; without places, its share everywhere there."""
+    slot = join(team)
     (samples, height, width, channels), (_, oh, ow, _) = x.shape, g.shape
     (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
     share, zero = x.dtype.type(1.0 / (kh * kw)), x.dtype.type(0)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * height)):
             n, y = _u(r // height), _u(r % height)
             x[n, y] = 0
@@ -173,15 +178,16 @@ def _collect(counter, slot, items, step, g, place, x, kernel, stride, padding):
 
 
 @compiled
-def _collect_apart(counter, slot, items, step, g, place, x, kernel):
+def _collect_apart(team, items, step, g, place, x, kernel):
     """The same for windows beside each other, without padding: each pixel is written once. A row of windows at a time."""
+    slot = join(team)
     samples, oh, ow, channels = g.shape
     kh, kw = kernel
     share, zero = x.dtype.type(1.0 / (kh * kw)), x.dtype.type(0)
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         for r in range(item * step, min((item + 1) * step, samples * oh)):
             n, oy = _u(r // oh), _u(r % oh)
             for i in range(kh):
@@ -210,7 +216,7 @@ def _launch(kernel, large, small, *args):
     rows = small.shape[0] * small.shape[1]
     step = max(1, rows * _ITEM_BYTES // large.nbytes)
     items = -(-rows // step)
-    run(kernel, items, items, step, *args, threads=1 if large.nbytes < WORTH_THREADS else None)
+    run(kernel, items, step, *args, threads=1 if large.nbytes < WORTH_THREADS else None)
 
 
 def _pooled(x, kernel, stride, padding):

@@ -17,9 +17,10 @@ from __future__ import annotations
 import numpy as np
 
 from .blas import ZERO_ONE, gemm, numpy_one_thread, one_thread
-from .jit import compiled, inlined, take
+from .jit import compiled, inlined
 from .memory import empty
-from .threads import run, threads_for
+from .team import join, leave, run, take
+from .threads import threads_for
 
 _TILE_BYTES = 1 << 19  # of the transformed tiles of an item, input and output together
 PARTS = 8  # sums that the gradient of the weight is divided into
@@ -99,8 +100,9 @@ def _output_tiles(m, first, rows, y, sample, ty, bias):
 
 
 @compiled
-def _convolve(counter, slot, items, x, u, y, bias, pad_y, pad_x, item_rows, scratch, zero_one):
+def _convolve(team, items, x, u, y, bias, pad_y, pad_x, item_rows, scratch, zero_one):
     """Items of ``item_rows`` rows of tiles each. ``scratch``: for each thread what it needs, in one piece."""
+    slot = join(team)
     samples, height, width, o = y.shape
     c = x.shape[3]
     th, tw = (height + 1) // 2, (width + 1) // 2
@@ -114,9 +116,9 @@ def _convolve(counter, slot, items, x, u, y, bias, pad_y, pad_x, item_rows, scra
     nothing = mine[e : e + x.shape[2] * c].reshape(x.shape[2], c)
     mine[b:] = 0
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         start, stop = item * item_rows, min((item + 1) * item_rows, samples * th)
         count = (stop - start) * tw
         v, m = mine[: 16 * count * c].reshape(16, count, c), mine[a : a + 16 * count * o].reshape(16, count, o)
@@ -156,8 +158,9 @@ def _gradient_tiles(g, sample, ty, rows, nothing, v, first):
 
 
 @compiled
-def _correlate(counter, slot, items, x, g, du, pad_y, pad_x, item_rows, scratch, zero_one):
+def _correlate(team, items, x, g, du, pad_y, pad_x, item_rows, scratch, zero_one):
     """Item i sums its share of the tiles into ``du[i]``: (16, O, C)."""
+    slot = join(team)
     samples, height, width, o = g.shape
     c = x.shape[3]
     th, tw = (height + 1) // 2, (width + 1) // 2
@@ -173,9 +176,9 @@ def _correlate(counter, slot, items, x, g, du, pad_y, pad_x, item_rows, scratch,
     mine[b:] = 0
     total = samples * th
     while True:
-        item = take(counter)
+        item = take(team, slot, items)
         if item >= items:
-            return
+            return leave(team, slot)
         begin, end = item * total // items, (item + 1) * total // items
         for start in range(begin, end, item_rows):
             stop = min(start + item_rows, end)
@@ -229,7 +232,7 @@ def convolve(x, w, b, y, padding, turned=False):
     scratch = empty((threads, elements), x.dtype)
     bias = np.zeros(o, x.dtype) if b is None else b
     with one_thread:
-        run(_convolve, items, items, x, u, y, bias, *padding, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads)
+        run(_convolve, items, x, u, y, bias, *padding, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads)
 
 
 def correlate(g, x, shape, padding):
@@ -241,5 +244,5 @@ def correlate(g, x, shape, padding):
     du = empty((parts, 16, o, c), x.dtype)
     scratch = empty((threads, elements), x.dtype)
     with one_thread:
-        run(_correlate, parts, parts, x, g, du, *padding, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads)
+        run(_correlate, parts, x, g, du, *padding, rows, scratch, ZERO_ONE[x.dtype.char], threads=threads)
     return _transformed_back(du)
