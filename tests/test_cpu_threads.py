@@ -116,13 +116,25 @@ def test_each_item_is_done_once_and_threads_have_numbers(helpers):
         assert (times == 60).all() and slots.min() >= 0 and slots.max() <= helpers
 
 
-def test_two_threads_do_work_together():
-    slots, times = np.zeros(200_000, np.int64), np.zeros(200_000, np.int64)
-    for _ in range(200):
-        team.run(_note, len(slots), slots, times, (1, 2.5), None, threads=2)
-        if set(slots) == {0, 1}:
-            break
-    assert set(slots) == {0, 1}
+@numba.njit(nogil=True)
+def _wait_for_each_other(counter, items, slots):
+    """Each item is done when a helper is there."""
+    slot = team.join(counter)
+    while True:
+        item = team.take(counter, slot, items)
+        if item >= items:
+            return team.leave(counter, slot)
+        for _ in range(1 << 32):  # (not for ever, should there never be one)
+            if team.peek(counter, team.SLOTS):
+                break
+        slots[item] = slot
+
+
+def test_threads_work_together():
+    slots = np.full(2, -1)
+    for _ in range(20):
+        team.run(_wait_for_each_other, 2, slots, threads=2)
+        assert set(slots) <= {0, 1} and team._workers.threads
 
 
 def test_workers_that_are_somewhere_else_are_not_waited_for(monkeypatch):
@@ -136,7 +148,7 @@ def test_workers_that_are_somewhere_else_are_not_waited_for(monkeypatch):
 
 def test_workers_end_when_they_are_told_to(monkeypatch):
     """Awake or asleep."""
-    for patience in (1, 1 << 30):
+    for patience in (1, 1 << 20):  # (asleep at once; awake for 40 ms)
         monkeypatch.setattr(team, "_PATIENCE", patience)
         workers = team._Workers()
         workers.call(3)

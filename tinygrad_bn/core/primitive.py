@@ -172,18 +172,17 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
     if not callable(function):
         raise TypeError(f"primitive expected a function, got {type(function).__name__}")
     me = Primitive(function, aux)
-    name, arity, defaults, has_aux = me.name, len(me.arrays), me.defaults, aux
-    # Without a complete set of defaults, or with a variable number of arrays, every call goes through bind().
-    if me.variadic or len(defaults) != len(me.option_names):
-        arity = -1
+    name, arity, defaults, has_aux = me.name, -1 if me.variadic else len(me.arrays), me.defaults, aux
+    option_names = frozenset(me.option_names)
     bind, plan, plans, variadic = me.bind, me.plan, me.plans, me.variadic
 
     @wraps(function)
     def apply(*args, **options):
-        if options or len(args) != arity:
-            args, options = bind(args, options)
+        full = {**defaults, **options} if options else defaults
+        if len(args) == arity and full.keys() == option_names:
+            options = full
         else:
-            options = defaults
+            args, options = bind(args, options)
         raw = []
         parents = []
         needs = 0

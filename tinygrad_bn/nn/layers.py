@@ -224,7 +224,7 @@ class Flatten(Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = shape_of("Flatten", x)
         start = one_axis("Flatten", self.start_axis, len(shape))
-        return ops.reshape(x, (*shape[:start], prod(shape[start:])))
+        return ops.reshape(x, (*shape[:start], prod(shape[start:]))) if start < len(shape) - 1 else x
 
     def extra_repr(self) -> str:
         return f"start_axis={self.start_axis}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from ..backend import device_of, kernels_of, xp_of
 from ..core import Box, primitive
 from .checks import axes_of, need_elements, need_floating, need_number, need_one_device, need_one_of, shape_of
@@ -96,12 +98,20 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     if raw.shape != x.shape[:1]:
         raise ValueError(f"cross_entropy expected labels of shape {x.shape[:1]} for logits of shape {x.shape}, got {raw.shape}")
     label_smoothing = check_smoothing(label_smoothing)
-    if device_of(raw) == "cpu" and raw.size and not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
-        raise ValueError(
-            f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
-            f"{raw.min()} to {raw.max()}"
-        )
-    return _reduce("cross_entropy", _cross_entropy(x, labels, label_smoothing=float(label_smoothing)), reduction)
+    loss = _reduce("cross_entropy", _cross_entropy(x, labels, label_smoothing=label_smoothing), reduction)
+    if device_of(raw) == "cpu" and not _finite(loss):  # a label outside makes its loss NaN
+        if not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
+            raise ValueError(
+                f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
+                f"{raw.min()} to {raw.max()}"
+            )
+    return loss
+
+
+def _finite(loss):
+    """Whether a loss, or all of them, are finite, of an array on the CPU."""
+    raw = loss._data if isinstance(loss, Box) else loss
+    return isfinite(raw.sum() if raw.ndim else raw)
 
 
 def _check_target(name, x, target):

@@ -32,8 +32,10 @@ def reshape(x, *shape):
 
 
 def flatten(x, start_axis=0):
-    """x with all axes from ``start_axis`` on made one."""
+    """x with all axes from ``start_axis`` on made one; x itself if that is one already."""
     start = one_axis("flatten", start_axis, len(x.shape)) if shape_of("flatten", x) else 0
+    if start == len(x.shape) - 1:
+        return x
     return _reshape(x, shape=(*x.shape[:start], prod(x.shape[start:])))
 
 

@@ -70,9 +70,10 @@ def gemm(a, b, c, transpose_a, transpose_b, add, zero_one):
 def _get_and_set(controller: Any) -> tuple[Callable, Callable]:
     """A library's own functions for its number of threads.
 
-    Those of threadpoolctl cost more, and do nothing in a thread of Python other than the first that called them.
+    Those of threadpoolctl cost more, and do nothing in a thread of Python other than the first that called them. (PyDLL, since
+    to let go of Python's lock and to take it again costs more than the call.)
     """
-    library = ctypes.CDLL(controller.filepath)
+    library = ctypes.PyDLL(controller.filepath)
     for prefix in ("scipy_", ""):
         for suffix in ("", "64_"):
             names = [f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set")]
@@ -88,7 +89,7 @@ class _OneThread:
         self._package = package
         self._lock = threading.Lock()
         self._inside = 0
-        self._libraries: list[tuple[Callable, Callable]] | None = None  # how to get, and to set, the number of threads
+        self._libraries: list[tuple[Callable, Callable]] = []  # how to get, and to set, the number of threads
         self._before: list[tuple[Callable, int]] = []
 
     def _find(self) -> list[tuple[Callable, Callable]]:
@@ -96,16 +97,17 @@ class _OneThread:
 
         found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
         own = [c for c in found if any(part.partition(".")[0] == self._package for part in Path(c.filepath).parts)]
-        return [_get_and_set(c) for c in own or found]  # (a distribution may have one for all)
+        self._libraries = [_get_and_set(c) for c in own or found]  # (a distribution may have one for all)
+        return self._libraries
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                if self._libraries is None:
-                    self._libraries = self._find()
-                self._before = [(set_number, number) for get, set_number in self._libraries if (number := get()) != 1]
-                for set_number, _ in self._before:
-                    set_number(1)
+                for get, set_number in self._libraries or self._find():
+                    number = get()
+                    if number != 1:
+                        self._before.append((set_number, number))
+                        set_number(1)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +117,8 @@ class _OneThread:
                 self._restore()
 
     def _restore(self) -> None:
-        for set_number, number in self._before:
+        while self._before:
+            set_number, number = self._before.pop()
             set_number(number)
 
     def after_fork(self) -> None:
