@@ -55,14 +55,16 @@ def frozen(x):
 @contextlib.contextmanager
 def cut(number, item=None):
     """That many threads; and, for small arrays too, several items of about ``item`` elements, each worth a thread."""
-    before = threads._number, norm._ITEM, norm.WORTH_THREADS
+    before = threads._number, norm._LEAST_ITEM, norm._MOST_ITEM, norm.WORTH_THREADS
     threads.set_num_threads(number)
     if item:
-        norm._ITEM, norm.WORTH_THREADS = item, 0
+        norm._LEAST_ITEM, norm._MOST_ITEM, norm.WORTH_THREADS = item, item, 0
+        norm._plan.cache_clear()
     try:
         yield
     finally:
-        threads._number, norm._ITEM, norm.WORTH_THREADS = before
+        threads._number, norm._LEAST_ITEM, norm._MOST_ITEM, norm.WORTH_THREADS = before
+        norm._plan.cache_clear()
 
 
 class Case:

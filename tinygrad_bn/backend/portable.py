@@ -45,6 +45,13 @@ def linear(x, w, b):
     return y
 
 
+def linear_backward(g, x, w, want_x, want_w):
+    """(..., out), (..., in), (out, in) -> dx = g @ w, dw = g.T @ x over all rows; None for what is not wanted."""
+    xp = _xp(g)
+    dx = xp.matmul(g, w) if want_x else None
+    return dx, xp.matmul(g.reshape(-1, g.shape[-1]).T, x.reshape(-1, x.shape[-1])) if want_w else None
+
+
 def einsum(subscripts, operands):
     """NumPy's einsum, by products of matrices where it can be."""
     return _xp(operands[0]).einsum(subscripts, *operands, optimize=len(operands) > 1)

@@ -38,6 +38,7 @@ class Primitive:
         self.rules: tuple[Callable | None, ...] = ()  # one per array argument
         self.joint: Callable | None = None  # one for all of them
         self.fused: Callable | None = None  # the same numbers for a raw g
+        self.fused_asks = False  # whether it asks which inputs want a gradient
         self.mask = 0  # bit i: argument i has a rule
         self.has_rules = False  # whether anybody said so, be it with None
         self.plans: dict[int, tuple[bool, tuple[int, ...]]] = {}  # by the bits of the inputs that want a gradient: see plan()
@@ -122,7 +123,7 @@ class Primitive:
     def set_joint(self, rule: Callable, fused: bool) -> None:
         self._check_rule(rule, None)
         if fused:
-            self.fused = rule
+            self.fused, self.fused_asks = rule, "wanted" in inspect.signature(rule).parameters
         else:
             self.joint, self.has_rules = rule, True
             self.mask = -1 if self.variadic else (1 << len(self.arrays)) - 1
@@ -130,7 +131,7 @@ class Primitive:
 
     def plan(self, needs: int, count: int) -> tuple[bool, tuple[int, ...]]:
         """Whether a rule that will run wants the output, and which inputs none wants, if those of ``needs`` want gradients."""
-        rules = [r for r in (self.joint, self.fused) if r is not None]
+        rules = [r for r in (self.joint, None if self.fused_asks else self.fused) if r is not None]
         if self.joint is None:
             rules += [r for i, r in enumerate(self.rules) if r is not None and needs >> i & 1]
         wanted = [_wants(rule, count) for rule in rules]
@@ -165,7 +166,8 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
     The function's positional arguments are its arrays (those with a default may be left out), the keyword-only ones its
     options. With ``aux=True`` it returns ``(y, aux)``, where aux is a constant for the graph. Gradient rules are attached with
     ``op.defvjp(rule, ...)`` (one per array argument, or None), or ``@op.vjp`` (one rule that returns a gradient for each);
-    ``@op.fused_vjp`` adds one that is used when ``g`` is a raw array.
+    ``@op.fused_vjp`` adds one that is used when ``g`` is a raw array; if that has an option ``wanted``, it is told for which
+    inputs a gradient is wanted, and finds no more kept than the other rules need for those.
     """
     if function is None:
         return lambda f: primitive(f, aux=aux)

@@ -104,7 +104,8 @@ class _BatchNorm(AffineNorm):
         """Let the running statistics follow. Everything is made before anything is replaced."""
         assert self.running_mean is not None and self.running_var is not None
         name = type(self).__name__
-        check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
+        if self.running_mean.dtype != x.dtype or self.running_mean.shape != mean.shape:
+            check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
         if type(mean) is not type(self.running_mean._data):
             need_one_device(name, x=x, running_mean=self.running_mean)
         m = x.size // self.num_features

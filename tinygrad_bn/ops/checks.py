@@ -119,7 +119,7 @@ def need_int(name, what, value, least):
 
 def need_number(name, what, value, low=None, high=None, otherwise=""):
     """A number, Python's or NumPy's, from ``low`` to ``high``, as Python's; NaN only where there is no ``low``."""
-    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fits = type(value) is float or (isinstance(value, numbers.Real) and not isinstance(value, bool))
     if not fits or not (low is None or low <= value) or not (high is None or value <= high):
         limits = " to be a number" if low is None else f" to be a number of at least {low}"
         limits = limits if high is None else f" from {low} to {high}"

@@ -21,7 +21,7 @@ from ..portable import *  # noqa: F403
 _COMPILED = {
     "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
     "elementwise": ("add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"),
-    "linalg": ("einsum", "linear", "matmul"),
+    "linalg": ("einsum", "linear", "linear_backward", "matmul"),
     "loss": ("cross_entropy", "cross_entropy_backward"),
     "norm": (
         "batch_norm",
@@ -46,6 +46,7 @@ _SMALL: dict[str, Callable[..., bool]] = {
     "sum_pixels": lambda x: x.size < _ELEMENTS,
     "einsum": lambda _subscripts, operands: sum(x.size for x in operands) < _ELEMENTS,
     "linear": lambda x, w, _b: x.size * len(w) < _MULTIPLICATIONS,
+    "linear_backward": lambda g, x, _w, *_: g.size * x.shape[-1] < _MULTIPLICATIONS,
     "sgd": lambda weights, *_: weights.size < _ELEMENTS // 4,
     "adam": lambda weights, *_: weights.size < _ELEMENTS // 4,
     "matmul": lambda x, y: x.size * (1 if y.ndim < 2 else y.shape[-1]) < _MULTIPLICATIONS,

@@ -12,7 +12,7 @@ from .team import join, leave, run, take
 
 __all__ = ["add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"]
 
-_ITEM = 1 << 15  # elements
+_ITEM = 1 << 13  # elements
 
 
 def _flat(x):

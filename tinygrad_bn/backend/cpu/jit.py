@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -29,7 +31,7 @@ def compiled(function: Callable) -> Any:
     global _can_cache
     if _can_cache:
         try:
-            return numba.njit(cache=True, **_WHOLE)(function)
+            return _renewed_with_any_file(numba.njit(cache=True, **_WHOLE)(function))
         except RuntimeError as error:  # "no locator available"
             _can_cache = False
             warnings.warn(
@@ -39,6 +41,17 @@ def compiled(function: Callable) -> Any:
                 stacklevel=2,
             )
     return numba.njit(**_WHOLE)(function)
+
+
+# A kernel contains parts of other files, but Numba looks only at the kernel's own to see whether what it cached is still good.
+_STAMP = tuple((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+def _renewed_with_any_file(kernel: Any) -> Any:
+    """Compile it again, not only when its own file has changed."""
+    with suppress(AttributeError):  # (Numba may keep it elsewhere one day)
+        kernel._cache._cache_file._source_stamp = _STAMP
+    return kernel
 
 
 def inlined(function: Callable) -> Any:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from .jit import compiled
-from .memory import empty
+from .memory import SMALLEST, empty
 from .team import join, leave, run, take
 
 FLOATS = np.dtype("float32"), np.dtype("float64")  # what kernels are compiled for
 
-# A kernel that moves fewer bytes than this runs on one thread: waking another takes some 50 us.
-WORTH_THREADS = 1 << 19
+# A kernel that moves fewer bytes than this runs on one thread: to work together costs two microseconds.
+WORTH_THREADS = 1 << 16
 
 _BLOCK = 32
 
@@ -30,7 +30,9 @@ def images(n: int, c: int, h: int, w: int, dtype: Any) -> np.ndarray:
 
 def empty_like(x: np.ndarray) -> np.ndarray:
     """New memory in the layout of x, which fills its memory without gaps."""
-    return empty(x.shape, x.dtype, None if x.flags.c_contiguous else x.strides)
+    if not x.flags.c_contiguous:
+        return empty(x.shape, x.dtype, x.strides)
+    return np.empty(x.shape, x.dtype) if x.nbytes < SMALLEST else empty(x.shape, x.dtype)
 
 
 def plain(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ itself does on one thread, and those of stacks of matrices stay with NumPy.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .layout import FLOATS
 from .memory import empty
 from .team import join, leave, run, take
 
-__all__ = ["einsum", "linear", "matmul"]
+__all__ = ["einsum", "linear", "linear_backward", "matmul"]
 
 _WORTH = 1 << 18  # multiplications that are worth a second thread: 3 us
 
@@ -27,14 +28,35 @@ def matmul(x, y):
     if x.dtype not in FLOATS or x.dtype != y.dtype or y.ndim != 2 or x.ndim < 2 or 0 in x.shape + y.shape:
         with numpy_one_thread:
             return portable.matmul(x, y)
-    return _product(x, y, None, y.shape[1])
+    out = empty((*x.shape[:-1], y.shape[1]), x.dtype)
+    _multiply(_NO_BIAS[out.dtype.char], (_matrix(x), y, _matrix(out)))
+    return out
 
 
 def linear(x, w, b):
     """portable.linear."""
     if x.dtype not in FLOATS or 0 in x.shape + w.shape:
         return portable.linear(x, w, b)
-    return _product(x, w.T, b, w.shape[0])
+    y = empty((*x.shape[:-1], len(w)), x.dtype)
+    _multiply(_NO_BIAS[y.dtype.char] if b is None else np.ascontiguousarray(b), (_matrix(x), w.T, _matrix(y)))
+    return y
+
+
+def linear_backward(g, x, w, want_x, want_w):
+    """portable.linear_backward."""
+    if g.dtype not in FLOATS or 0 in g.shape + x.shape:
+        return portable.linear_backward(g, x, w, want_x, want_w)
+    rows = _matrix(g)
+    products = []
+    dx = dw = None
+    if want_w:
+        dw = empty((g.shape[-1], x.shape[-1]), g.dtype)
+        products.append((rows.T, _matrix(x), dw))
+    if want_x:
+        dx = empty(x.shape, g.dtype)
+        products.append((rows, w, _matrix(dx)))
+    _multiply(_NO_BIAS[g.dtype.char], *products)
+    return dx, dw
 
 
 def einsum(subscripts, operands):
@@ -43,45 +65,56 @@ def einsum(subscripts, operands):
         return portable.einsum(subscripts, operands)
 
 
-def _product(x, b, bias, n):
-    """x @ b + bias: (..., k), (k, n), (n,) or None -> (..., n)."""
-    y = empty((*x.shape[:-1], n), x.dtype)
-    a, out = (x, y) if x.ndim == 2 else (x.reshape(-1, x.shape[-1]), y.reshape(-1, n))
-    m, k = a.shape
-    a, turn_a = _factor(a)
-    b, turn_b = _factor(b)
-    bias = _NO_BIAS[out.dtype.char] if bias is None else np.ascontiguousarray(bias)
-    rows, columns = _shape_of_piece(m, k, n, turn_b and not turn_a)
-    across = -(-n // columns)
-    items = -(-m // rows) * across
+_NO_BIAS = {dtype: np.empty(0, dtype) for dtype in "fd"}
+
+
+def _matrix(x):
+    """(..., n) as rows of n."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _multiply(bias, product, other=None):
+    """out = a @ b + bias for one product (a, b, out), or for two, which share the threads."""
+    factors, how, items, work = _planned(*product)
+    more, how_more, items_more, work_more = (factors, how, 0, 0) if other is None else _planned(*other)
+    work += work_more
     with one_thread:
         run(
-            _pieces, items, rows, columns, across, a, b, out, turn_a, turn_b, bias, ZERO_ONE[out.dtype.char],
-            threads=1 if m * k * n < _WORTH else None,
+            _pieces, items + items_more, items, *factors, *more, how, how_more, bias, ZERO_ONE[bias.dtype.char],
+            threads=1 if work < _WORTH else None,
         )  # fmt: skip
-    return y
 
 
+def _planned(a, b, out):
+    """What ``_pieces`` wants to know of a product: arrays, numbers, items of work, and multiplications."""
+    (m, n), k = out.shape, a.shape[1]
+    a, turn_a = _factor(a)
+    b, turn_b = _factor(b)
+    rows, columns = _shape_of_piece(m, k, n, turn_b and not turn_a)
+    across = -(-n // columns)
+    return (a, b, out), (rows, columns, across, int(turn_a), int(turn_b)), -(-m // rows) * across, m * k * n
+
+
+@lru_cache(1024)
 def _shape_of_piece(m, k, n, turn_b_only):
     """Rows and columns of the pieces in which (m, k) @ (k, n) is computed.
 
     Up to a million multiplications, OpenBLAS takes its kernels for small matrices, which copy nothing first: 100 to 115 GFLOP/s
     on one core of a Zen 4 where the whole product runs at 70 to 100. The shapes are those that were fastest there; where both
-    factors lie along k, those kernels are for no more than 1,200 results.
+    factors lie along k, those kernels are for no more than 1,200 results, and only for large k any faster.
     """
     elements = min(10**6 // k, max(m * n // 4, 512))
     if elements < 256:
         return max(1, -(-m // 4)), max(1, -(-n // 4))
-    if turn_b_only and k > 128:
+    if turn_b_only and k <= 128 and m * n * k > 10**6:
+        return max(64, -(-m // 8)), min(n, 512)
+    if turn_b_only:
         elements = min(elements, 1200)
     elif k > 256:
         rows = elements // 64
         return (rows // 8 * 8 if rows > 8 else rows), 64
     rows = math.isqrt(elements) // 16 * 16
     return rows, elements // rows // 16 * 16
-
-
-_NO_BIAS = {dtype: np.empty(0, dtype) for dtype in "fd"}
 
 
 def _factor(a):
@@ -95,16 +128,21 @@ def _factor(a):
 
 
 @compiled
-def _pieces(team, items, rows, columns, across, a, b, out, turn_a, turn_b, bias, zero_one):
-    """An item is a piece of the result, ``across`` of which lie beside each other."""
-    m, n = out.shape
+def _pieces(team, items, first, a0, b0, out0, a1, b1, out1, how0, how1, bias, zero_one):
+    """An item is a piece of the first product, or of the second. how: rows, columns of a piece, how many of them lie beside
+    each other, and whether a and b are to be transposed."""
     slot = join(team)
     while True:
         item = take(team, slot, items)
         if item >= items:
             return leave(team, slot)
-        i0, j0 = item // across * rows, item % across * columns
-        i1, j1 = min(i0 + rows, m), min(j0 + columns, n)
+        if item < first:
+            a, b, out, how, number = a0, b0, out0, how0, item
+        else:
+            a, b, out, how, number = a1, b1, out1, how1, item - first
+        rows, columns, across, turn_a, turn_b = how
+        i0, j0 = number // across * rows, number % across * columns
+        i1, j1 = min(i0 + rows, out.shape[0]), min(j0 + columns, out.shape[1])
         left = a[:, i0:i1] if turn_a else a[i0:i1, :]
         right = b[j0:j1, :] if turn_b else b[:, j0:j1]
         gemm(left, right, out[i0:i1, j0:j1], turn_a, turn_b, False, zero_one)

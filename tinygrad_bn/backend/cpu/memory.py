@@ -109,7 +109,8 @@ def _lease(size: int) -> Block:
 
 def empty(shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None) -> np.ndarray:
     """``numpy.empty``, for a large array in memory that was used before if there is some. ``strides`` cover the same bytes."""
-    nbytes = prod(shape) * np.dtype(dtype).itemsize
+    dtype = np.dtype(dtype)
+    nbytes = prod(shape) * dtype.itemsize
     if nbytes < SMALLEST or not _pooling:
         return np.empty(shape, dtype) if strides is None else np.ndarray(shape, dtype, np.empty(nbytes, "u1"), 0, strides)
     with _lock:

@@ -14,15 +14,16 @@ rest is not subtracted from each x, but from what is added to all.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from .. import portable
 from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like, plain
-from .team import join, leave, run, take
+from .team import SECOND_PASS, go_on, join, leave, meet, run, take
 
-_ITEM = 1 << 16  # elements in an item of work
+_LEAST_ITEM, _MOST_ITEM = 1 << 13, 1 << 16  # elements in an item of work
 _WIDTH = 256  # elements in a row, if rows can be joined for that
 _LANES = 32  # partial sums of a plane: adding in any other order than the written one is not left to the compiler
 _SEGMENT = 1 << 13  # elements of a plane that are looked at twice, so they fit the fastest cache
@@ -269,21 +270,23 @@ def _quarter(count):
 
 
 @compiled
-def _row_moments(team, items, x, item_rows, parts):
-    """The moments of each column in each item: parts (3, items, W).
+def _normalise_rows(
+    team, items, x, item_rows, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
+):  # fmt: skip
+    """y, mean and variance. parts (3, items, W), of which ``joined`` is a view, has the moments of each column in each item.
 
     The squares of a block of rows are those of differences from the mean of the rows before it. If blocks are not more than
     ``_GROWTH`` times as long as all before them, these have at most about ``_GROWTH`` times the sum of the squares of the
     differences from the mean of all, whatever the rows are: by Chan's formula, a gap between the two means widens that sum too.
     """
-    slot = join(team)
+    slot, done = join(team), 0
     width = x.shape[1]
     near = np.empty(width, x.dtype)
     gap, sums, squares = np.empty(width), np.empty(width), np.empty(width)
     while True:
         item = take(team, slot, items)
         if item >= items:
-            return leave(team, slot)
+            break
         begin = item * item_rows
         stop = min(begin + item_rows, x.shape[0])
         first, origin, mean, spread = x[begin], parts[0, item], parts[1, item], parts[2, item]
@@ -312,34 +315,59 @@ def _row_moments(team, items, x, item_rows, parts):
             _merge(origin, mean, spread, np.float64(seen), near, sums, squares, np.float64(count), gap)
             _rebase(origin, mean, near)
             seen += count
+        done += 1
+    if meet(team, slot, done, items):
+        _settle(joined, each, last, share, gamma, beta, eps, statistics, coefficients)
+        go_on(team)
+    while True:
+        item = take(team, slot, items, SECOND_PASS)
+        if item >= items:
+            return leave(team, slot)
+        _apply_rows(x, item, item_rows, flat, y)
 
 
-@compiled
-def _row_apply(team, items, x, item_rows, coefficients, y):
+@inlined
+def _apply_rows(x, item, item_rows, coefficients, y):
     """y = (x - near) scale + shift, by columns: coefficients (3, Q, W), of which item i uses [:, i mod Q]."""
-    slot = join(team)
-    while True:
-        item = take(team, slot, items)
-        if item >= items:
-            return leave(team, slot)
-        q = item % coefficients.shape[1]
-        near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
-        for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
-            i = np.uint64(row)  # (a slice of each row would be counted, by all threads in one place)
-            for column in range(near.size):
-                k = np.uint64(column)
-                y[i, k] = (x[i, k] - near[k]) * scale[k] + shift[k]
+    q = item % coefficients.shape[1]
+    near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
+    for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
+        i = np.uint64(row)  # (a slice of each row would be counted, by all threads in one place)
+        for column in range(near.size):
+            k = np.uint64(column)
+            y[i, k] = (x[i, k] - near[k]) * scale[k] + shift[k]
 
 
 @compiled
-def _row_products(team, items, g, x, item_rows, centre, parts):
-    """The sums of g and of g (x - near) over each item: centre (1 or more, Q, W), near the first; parts (2, items, W)."""
+def _map_rows(team, items, x, item_rows, coefficients, y):
+    """The second half of ``_normalise_rows`` alone."""
     slot = join(team)
     while True:
         item = take(team, slot, items)
         if item >= items:
             return leave(team, slot)
-        near, sums, products = centre[0, item % centre.shape[1]], parts[0, item], parts[1, item]
+        _apply_rows(x, item, item_rows, coefficients, y)
+
+
+@compiled
+def _differentiate_rows(
+    team, items, g, x, item_rows, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta, dx
+):  # fmt: skip
+    """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_apply_rows``; dgamma, dbeta.
+
+    parts (2, items, W), of which ``joined`` is a view, has the sums of g and of g (x - near) over each item.
+    """
+    slot, done = join(team), 0
+    channels = gamma.size
+    near = np.empty(x.shape[1], x.dtype)
+    while True:
+        item = take(team, slot, items)
+        if item >= items:
+            break
+        first = item % flat.shape[1] * channels
+        for k in range(near.size):
+            near[k] = mean[(first + k % channels) // share]
+        sums, products = parts[0, item], parts[1, item]
         _clear(sums)
         _clear(products)
         begin, stop = item * item_rows, min((item + 1) * item_rows, x.shape[0])
@@ -352,55 +380,70 @@ def _row_products(team, items, g, x, item_rows, centre, parts):
         for i in range(begin + 4 * quarter, stop):
             _add(g[i], sums)
             _add_products(g[i], x[i], near, products)
-
-
-@compiled
-def _row_gradient(team, items, g, x, item_rows, coefficients, dx):
-    """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_row_apply``."""
-    slot = join(team)
+        done += 1
+    if meet(team, slot, done, items):
+        _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
+        go_on(team)
     while True:
-        item = take(team, slot, items)
+        item = take(team, slot, items, SECOND_PASS)
         if item >= items:
             return leave(team, slot)
-        q = item % coefficients.shape[1]
-        near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
+        q = item % flat.shape[1]
+        about, scale, slope, shift = flat[0, q], flat[1, q], flat[2, q], flat[3, q]
         for row in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
             i = np.uint64(row)
-            for column in range(near.size):
+            for column in range(about.size):
                 k = np.uint64(column)
-                dx[i, k] = g[i, k] * scale[k] - ((x[i, k] - near[k]) * slope[k] + shift[k])
+                dx[i, k] = g[i, k] * scale[k] - ((x[i, k] - about[k]) * slope[k] + shift[k])
 
 
 # ----- planes: x is (P, S), in items of ``item_planes``, and has statistics of whole planes
 
 
 @compiled
-def _plane_moments(team, items, x, item_planes, parts):
-    """The moments of each plane: parts (3, P)."""
-    slot = join(team)
+def _normalise_planes(
+    team, items, x, item_planes, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
+):  # fmt: skip
+    """y, and mean and variance. parts (3, P), of which ``joined`` is a view, has the moments of each plane."""
+    slot, done = join(team), 0
     sums, squares = np.empty(_LANES), np.empty(_LANES)
     while True:
         item = take(team, slot, items)
         if item >= items:
-            return leave(team, slot)
+            break
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             parts[0, p], parts[1, p], parts[2, p] = _moments(x[p], sums, squares)
+        done += 1
+    if meet(team, slot, done, items):
+        _settle(joined, each, last, share, gamma, beta, eps, statistics, coefficients)
+        go_on(team)
+    while True:
+        item = take(team, slot, items, SECOND_PASS)
+        if item >= items:
+            return leave(team, slot)
+        _apply_planes(x, item, item_planes, flat, y)
+
+
+@inlined
+def _apply_planes(x, item, item_planes, coefficients, y):
+    """y = (x - near) scale + shift: coefficients (3, Q), of which plane p uses [:, p mod Q]."""
+    for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
+        q = p % coefficients.shape[1]
+        near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
+        source, target = x[p], y[p]
+        for k in range(target.size):
+            target[k] = (source[k] - near) * scale + shift
 
 
 @compiled
-def _plane_apply(team, items, x, item_planes, coefficients, y):
-    """y = (x - near) scale + shift: coefficients (3, Q), of which plane p uses [:, p mod Q]."""
+def _map_planes(team, items, x, item_planes, coefficients, y):
+    """The second half of ``_normalise_planes`` alone."""
     slot = join(team)
     while True:
         item = take(team, slot, items)
         if item >= items:
             return leave(team, slot)
-        for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
-            q = p % coefficients.shape[1]
-            near, scale, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q]
-            source, target = x[p], y[p]
-            for k in range(target.size):
-                target[k] = (source[k] - near) * scale + shift
+        _apply_planes(x, item, item_planes, coefficients, y)
 
 
 @inlined
@@ -425,32 +468,36 @@ def _plane_sums(g, x, near, sums, products):
 
 
 @compiled
-def _plane_products(team, items, g, x, item_planes, centre, parts):
-    """The sums of g and of g (x - near) over each plane: centre (1 or more, Q), near the first; parts (2, P)."""
-    slot = join(team)
+def _differentiate_planes(
+    team, items, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta, dx
+):  # fmt: skip
+    """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_apply_planes``; dgamma, dbeta.
+
+    parts (2, P), of which ``joined`` is a view, has the sums of g and of g (x - near) over each plane.
+    """
+    slot, done = join(team), 0
     sums, products = np.empty(_LANES), np.empty(_LANES)
     while True:
         item = take(team, slot, items)
         if item >= items:
-            return leave(team, slot)
+            break
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
-            parts[0, p], parts[1, p] = _plane_sums(g[p], x[p], centre[0, p % centre.shape[1]], sums, products)
-
-
-@compiled
-def _plane_gradient(team, items, g, x, item_planes, coefficients, dx):
-    """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_plane_apply``."""
-    slot = join(team)
+            near = x.dtype.type(mean[p % flat.shape[1] // share])
+            parts[0, p], parts[1, p] = _plane_sums(g[p], x[p], near, sums, products)
+        done += 1
+    if meet(team, slot, done, items):
+        _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
+        go_on(team)
     while True:
-        item = take(team, slot, items)
+        item = take(team, slot, items, SECOND_PASS)
         if item >= items:
             return leave(team, slot)
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
-            q = p % coefficients.shape[1]
-            near, scale, slope, shift = coefficients[0, q], coefficients[1, q], coefficients[2, q], coefficients[3, q]
+            q = p % flat.shape[1]
+            about, scale, slope, shift = flat[0, q], flat[1, q], flat[2, q], flat[3, q]
             h, source, target = g[p], x[p], dx[p]
             for k in range(target.size):
-                target[k] = h[k] * scale - ((source[k] - near) * slope + shift)
+                target[k] = h[k] * scale - ((source[k] - about) * slope + shift)
 
 
 # ----- what is between two passes: A sets of statistics (one for batch, N for group normalisation), each of C / share values
@@ -472,9 +519,9 @@ def _repeat(coefficients):
                 _copy(coefficients[i, a, 0], coefficients[i, a, f])
 
 
-@compiled
+@inlined
 def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients):
-    """From moments to statistics, mean and variance (2, A C / share), and coefficients (3, A, F, C) for ``_row_apply``.
+    """From moments to statistics, mean and variance (2, A C / share), and coefficients (3, A, F, C) for ``_apply_rows``.
 
     parts: (3, A, B, C), of ``each`` elements, but the F last of the B of ``last`` elements; parts[:, :, 0] become their sum.
     """
@@ -511,22 +558,12 @@ def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients
     _repeat(coefficients)
 
 
-@compiled
-def _centre(mean, share, coefficients):
-    """near, which is the mean (A C / share) as x's dtype has it, into coefficients[0] (., A, F, C)."""
-    channels = coefficients.shape[3]
-    for a in range(coefficients.shape[1]):
-        for f in range(coefficients.shape[2]):
-            for c in range(channels):
-                coefficients[0, a, f, c] = mean[(a * channels + c) // share]
-
-
-@compiled
+@inlined
 def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients):
     """From sums of g and g (x - near), parts (2, A, B, C), to dgamma, dbeta (C,) and coefficients (4, A, F, C).
 
-    dx = (h - mean(h) - x_hat mean(h x_hat)) / sqrt(var + eps) with h = gamma g, a mean being of ``count`` elements. near is
-    among the coefficients already. parts[:, :, 0] become the sums over B, and those of g (x - mean).
+    dx = (h - mean(h) - x_hat mean(h x_hat)) / sqrt(var + eps) with h = gamma g, a mean being of ``count`` elements.
+    parts[:, :, 0] become the sums over B, and those of g (x - mean).
     """
     channels = parts.shape[3]
     total_x, total = np.empty(channels), np.empty(channels)
@@ -539,6 +576,7 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
             _add(parts[1, a, b], products)
         for c0 in range(0, channels, share):
             group = (a * channels + c0) // share
+            coefficients[0, a, 0, c0] = mean[group]
             rest = mean[group] - np.float64(coefficients[0, a, 0, c0])
             inv_std = 1.0 / math.sqrt(var[group] + eps)
             h, hx = 0.0, 0.0
@@ -551,6 +589,7 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
             slope = inv_std * (inv_std * (hx / count))
             shift = _less(inv_std * (h / count), rest, slope)
             for c in range(c0, c0 + share):
+                coefficients[0, a, 0, c] = mean[group]
                 coefficients[1, a, 0, c] = inv_std * gamma[c]
                 coefficients[2, a, 0, c] = slope
                 coefficients[3, a, 0, c] = shift
@@ -561,7 +600,7 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
 
 @compiled
 def _settle_inference(gamma, beta, mean, var, eps, coefficients):
-    """Coefficients (3, 1, F, C) for ``_row_apply`` from given statistics."""
+    """Coefficients (3, 1, F, C) for ``_apply_rows`` from given statistics."""
     for c in range(gamma.size):
         coefficients[0, 0, 0, c] = mean[c]
         coefficients[1, 0, 0, c] = gamma[c] / math.sqrt(var[c] + eps)
@@ -611,17 +650,20 @@ def _matrix(x, rows, fold):
     return _turned(x).reshape(-1, fold * c) if rows else x.reshape(n * c, -1)
 
 
-def _plan(x, rows, sets):
+@lru_cache(1024)
+def _plan(shape, rows, sets):
     """How many rows are joined to one, how many rows or planes an item has, and how many items there are."""
-    n, c = x.shape[:2]
+    n, c = shape[:2]
+    size = math.prod(shape)
+    item = max(_LEAST_ITEM, min(size // 4, _MOST_ITEM))
     if not rows:
-        each = max(1, _ITEM * n * c // x.size)
+        each = max(1, item * n * c // size)
         return 1, each, -(-n * c // each)
-    each = x.size // (c * sets)
+    each = size // (c * sets)
     fold = math.gcd(each, 1 << (max(1, _WIDTH // c).bit_length() - 1))
     if sets > 1:  # an item for each
         return fold, each // fold, sets
-    item_rows = max(1, _ITEM // (fold * c))
+    item_rows = max(1, item // (fold * c))
     return fold, min(item_rows, each // fold), -(-each // (fold * item_rows))
 
 
@@ -640,21 +682,21 @@ def _forward(x, gamma, beta, eps, sets, share):
     x, rows = _settled(x)
     y = empty_like(x)
     c = x.shape[1]
-    fold, each, items = _plan(x, rows, sets)
+    fold, each, items = _plan(x.shape, rows, sets)
     source, target = _matrix(x, rows, fold), _matrix(y, rows, fold)
     statistics = np.empty((2, sets * c // share))
     coefficients = np.empty((3, sets, fold, c), x.dtype)
     if rows:
         parts = np.empty((3, items, fold * c))
-        moments, apply, flat = _row_moments, _row_apply, coefficients.reshape(3, sets, -1)
+        kernel, flat = _normalise_rows, coefficients.reshape(3, sets, -1)
         counts = float(each), float(len(source) - (items - 1) * each)
     else:
         parts = np.empty((3, len(source)))
-        moments, apply, flat = _plane_moments, _plane_apply, coefficients.reshape(3, -1)
+        kernel, flat = _normalise_planes, coefficients.reshape(3, -1)
         counts = (float(source.shape[1]),) * 2
-    _run(moments, items, x.nbytes, source, each, parts)
-    _settle(parts.reshape(3, sets, -1, c), *counts, share, *_affine(x, gamma, beta), eps, statistics, coefficients)
-    _run(apply, items, x.nbytes, source, each, flat, target)
+    joined = parts.reshape(3, sets, -1, c)
+    how = *counts, share, *_affine(x, gamma, beta), eps
+    _run(kernel, items, x.nbytes, source, each, *how, parts, joined, statistics, coefficients, flat, target)
     return y, *statistics
 
 
@@ -664,24 +706,21 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     g = _like(g, rows)
     dx = empty_like(x)
     c = x.shape[1]
-    fold, each, items = _plan(x, rows, sets)
+    fold, each, items = _plan(x.shape, rows, sets)
     grad, source, target = _matrix(g, rows, fold), _matrix(x, rows, fold), _matrix(dx, rows, fold)
     weight = np.ones(c, x.dtype) if gamma is None else plain(gamma)
-    dgamma, dbeta = np.empty(c, x.dtype), np.empty(c, x.dtype)
+    dgamma, dbeta = np.empty((2, c), x.dtype)
     mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
     coefficients = np.empty((4, sets, fold, c), x.dtype)
     if rows:
         parts = np.empty((2, items, fold * c))
-        products, gradient, flat = _row_products, _row_gradient, coefficients.reshape(4, sets, -1)
+        kernel, flat = _differentiate_rows, coefficients.reshape(4, sets, -1)
     else:
         parts = np.empty((2, len(source)))
-        products, gradient, flat = _plane_products, _plane_gradient, coefficients.reshape(4, -1)
-    _centre(mean, share, coefficients)
-    _run(products, items, x.nbytes, grad, source, each, flat, parts)
-    count = float(x.size // mean.size)
+        kernel, flat = _differentiate_planes, coefficients.reshape(4, -1)
     joined = parts.reshape(2, sets, -1, c)
-    _settle_gradient(joined, mean, var, count, share, weight, eps, dgamma, dbeta, coefficients)
-    _run(gradient, items, x.nbytes, grad, source, each, flat, target)
+    how = float(x.size // mean.size), share, weight, eps, mean, var
+    _run(kernel, items, x.nbytes, grad, source, each, *how, parts, joined, coefficients, flat, dgamma, dbeta, target)
     return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
 
 
@@ -710,11 +749,11 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     x, rows = _settled(x)
     y = empty_like(x)
     c = x.shape[1]
-    fold, each, items = _plan(x, rows, 1)
+    fold, each, items = _plan(x.shape, rows, 1)
     coefficients = np.empty((3, 1, fold, c), x.dtype)
     _settle_inference(*_affine(x, gamma, beta), plain(mean), plain(var), eps, coefficients)
-    apply, flat = (_row_apply, coefficients.reshape(3, 1, -1)) if rows else (_plane_apply, coefficients.reshape(3, -1))
-    _run(apply, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
+    kernel, flat = (_map_rows, coefficients.reshape(3, 1, -1)) if rows else (_map_planes, coefficients.reshape(3, -1))
+    _run(kernel, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
     return y
 
 
@@ -840,7 +879,7 @@ def _layer_plan(x, axes):
     """Elements in a row, rows in an item, and items."""
     k = math.prod(x.shape[a] for a in axes)
     m = x.size // k
-    each = max(1, _ITEM // k)
+    each = max(1, max(_LEAST_ITEM, min(x.size // 4, _MOST_ITEM)) // k)
     return k, each, -(-m // each)
 
 

@@ -33,9 +33,10 @@ from numba.extending import intrinsic
 from .jit import compiled, inlined
 from .threads import threads_for
 
-# Cells, in lines of the cache of their own where several threads write to them.
-TAKEN, FIRST, LAST, ROUND, INSIDE, ENTERED, SLOTS, WANTED, ROLE, FUNCTION = 0, 1, 2, 8, 16, 24, 32, 40, 41, 42
-_ARGUMENTS, _CELLS = 48, 512
+# Cells, in lines of the cache of their own where several threads write to them. Items are counted for two passes.
+TAKEN, FIRST, LAST, SECOND_PASS = 0, 1, 2, 8
+ROUND, INSIDE, ENTERED, SLOTS, DONE, GO_ON, WANTED, ROLE, FUNCTION = 16, 24, 32, 40, 48, 56, 64, 65, 66
+_ARGUMENTS, _CELLS = 72, 512
 ALONE, CALLS, CALLED = 0, 1, 2  # what ROLE says
 
 _i64 = ir.IntType(64)
@@ -77,14 +78,14 @@ def count(typingctx: Any, team: Any, cell: Any, more: Any) -> Any:
 
 
 @inlined
-def take(team, slot, items):
-    """The number of the next item of work; ``items`` if there is none.
+def take(team, slot, items, cells=0):
+    """The number of the next item of work; ``items`` if there is none. In the second pass, ``cells`` are SECOND_PASS.
 
-    Odd threads begin at the end: so a core finds in its cache what it left there in the kernel before.
+    Odd threads begin at the end: so a core finds in its cache what it left there in the pass, or the kernel, before.
     """
-    if count(team, TAKEN, 1) >= items:
+    if count(team, cells + TAKEN, 1) >= items:
         return items
-    return items - 1 - count(team, LAST, 1) if slot % 2 else count(team, FIRST, 1)
+    return items - 1 - count(team, cells + LAST, 1) if slot % 2 else count(team, cells + FIRST, 1)
 
 
 @intrinsic
@@ -167,8 +168,33 @@ def leave(team, slot):
             patience -= 1
             if patience < 0:  # somebody else has their core
                 _give_way()
-        team[TAKEN] = team[FIRST] = team[LAST] = team[ENTERED] = team[SLOTS] = 0
+        for cell in (TAKEN, FIRST, LAST, ENTERED, SLOTS, DONE, GO_ON):
+            team[cell] = 0
+        for cell in (TAKEN, FIRST, LAST):
+            team[SECOND_PASS + cell] = 0
         team[ROLE] = ALONE if x >= 0 else CALLS
+
+
+@inlined
+def meet(team, slot, done, items):
+    """After a first pass, in which this thread did so many items: True for the caller, once all are done.
+
+    It then does what has to be done once, and says ``go_on``; the others wait for that.
+    """
+    count(team, DONE, done)
+    x = 0.0
+    if slot:
+        while not peek(team, GO_ON):
+            x = _pause(x)
+        return x < 0
+    while peek(team, DONE) < items:
+        x = _pause(x)
+    return x >= 0
+
+
+@inlined
+def go_on(team):
+    count(team, GO_ON, 1)
 
 
 @compiled
