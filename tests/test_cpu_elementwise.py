@@ -136,6 +136,39 @@ def test_products_equal_portable(seed, shape, dtype, layout, with_bias):
     assert linalg.matmul(x, y).dtype == dtype
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(sizes, sizes, sizes),
+    dtype=st.sampled_from(["float32", "float64"]),
+    layout=st.tuples(layouts, layouts, layouts),
+    lead=st.booleans(),
+    wanted=st.sampled_from([(True, True), (True, False), (False, True)]),
+)
+def test_gradients_of_linear_equal_portable(seed, shape, dtype, layout, lead, wanted):
+    rng = np.random.default_rng(seed)
+    m, k, n = shape
+    g, x = matrix(rng, (m, n), dtype, layout[0]), matrix(rng, (m, k), dtype, layout[1])
+    w = matrix(rng, (n, k), dtype, layout[2])
+    if lead:
+        g, x = g[:, None], x[:, None]
+    for mine, expected in zip(
+        linalg.linear_backward(g, x, w, *wanted), portable.linear_backward(g, x, w, *wanted), strict=True
+    ):
+        if expected is None:
+            assert mine is None
+        else:
+            assert mine.shape == expected.shape and mine.dtype == dtype
+            np.testing.assert_allclose(mine, expected, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-13) * max(m, n))
+
+
+def test_gradients_of_a_large_linear_have_the_same_bits_for_any_number_of_threads(numbers_of_threads, rng):
+    g, x, w = (rng.standard_normal(shape, np.float32) for shape in ((300, 200), (300, 500), (200, 500)))
+    results = [linalg.linear_backward(g, x, w, True, True) for _ in numbers_of_threads()]
+    for i, expected in enumerate((g.astype(float) @ w, g.T.astype(float) @ x)):
+        np.testing.assert_allclose(results[0][i], expected, rtol=0, atol=1e-6 * 300)
+        assert all(np.array_equal(results[0][i], other[i]) for other in results[1:])
+
+
 @pytest.mark.parametrize(("m", "k", "n"), [(256, 784, 100), (100, 256, 784), (64, 3136, 128), (1, 4000, 2000), (3000, 5, 700)])
 @pytest.mark.parametrize("turned", ["", "left", "right", "both"])
 def test_large_products_and_the_same_bits_for_any_number_of_threads(m, k, n, turned, numbers_of_threads, rng):

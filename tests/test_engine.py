@@ -1107,6 +1107,31 @@ def test_the_fused_rule_runs_for_raw_gradients_only():
     tg.check_grads(cube, x, order=3)
 
 
+def test_a_fused_rule_is_told_what_is_wanted_if_it_asks(no_gc):
+    told = []
+
+    @primitive
+    def product(x, y):
+        return x * y
+
+    product.defvjp(lambda g, _out, _x, y: g * y, lambda g, _out, x, _y: g * x)
+
+    @product.fused_vjp
+    def _(g, _out, x, y, *, wanted):
+        told.append((wanted, hasattr(x, "dtype"), hasattr(y, "dtype")))
+        return g * y if wanted[0] else None, g * x if wanted[1] else None
+
+    x, y, constant = leaf(2.0), leaf(3.0), Tensor(np.array(5.0))
+    product(x, y).backward()
+    assert float(x.grad) == 3.0 and float(y.grad) == 2.0
+    product(constant, y).backward()  # y itself is not needed, so it is not kept
+    assert float(y.grad) == 7.0
+    (g,) = tg.grad(product(x, y), x)
+    assert float(g) == 3.0
+    assert told == [([True, True], True, True), ([False, True], True, False), ([True, False], True, True)]
+    tg.check_grads(product, [x, y], order=2)
+
+
 def test_an_argument_named_with_an_underscore_is_not_kept(no_gc):
     @primitive
     def shift(x, y):

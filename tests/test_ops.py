@@ -492,6 +492,21 @@ def test_small_numbers_keep_their_digits():
     np.testing.assert_allclose(ops.elu(x), x, 1e-11)
 
 
+def test_flatten_of_what_is_flat_is_the_input(rng):
+    x = Tensor(rng.standard_normal((2, 3)))
+    assert ops.flatten(x, 1) is x and ops.flatten(x[0]).shape == (3,) and tg.nn.Flatten()(x) is x
+    assert ops.flatten(x).shape == (6,) and ops.flatten(x[0, 0]).shape == (1,)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_labels_are_told_from_logits_that_make_the_loss_infinite(reduction):
+    logits = np.array([[0.0, np.inf, 1.0], [np.nan, 0.0, 0.0]])
+    with np.errstate(invalid="ignore"):
+        assert not np.isfinite(ops.cross_entropy(logits, np.array([0, 2]), reduction)).all()
+        with pytest.raises(ValueError, match="labels from 0 to 2 for 3 classes, got values from -1 to 0"):
+            ops.cross_entropy(logits, np.array([0, -1]), reduction)
+
+
 @pytest.mark.parametrize("device_of_labels", ["cpu", "cuda"])
 def test_labels_out_of_range(device_of_labels, cuda_stand_in):
     logits, labels = np.zeros((2, 3)), np.array([1, 3])
