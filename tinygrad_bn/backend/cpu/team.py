@@ -23,6 +23,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,10 @@ def _call(typingctx: Any, team: Any) -> Any:
     return types.void(team), codegen
 
 
+_PATIENCE = 1 << 14  # pauses, 0.6 ms, that a thread waits awake for the next kernel: to wake it takes 50 us
+_give_way = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.intc())
+
+
 @inlined
 def _pause(x):
     """Let some 40 ns pass, by divisions in a chain; they hardly disturb a neighbour on the same core."""
@@ -153,8 +158,16 @@ def _pause(x):
     return x
 
 
-_give_way = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.intc())
-_PATIENCE = 1 << 14  # pauses that a thread waits awake for the next kernel: to wake it takes 50 us
+@inlined
+def _wait(team, cell, least, most):
+    """Wait until the cell has a value from ``least`` to ``most``."""
+    x, waited = 0.0, 0
+    while not least <= peek(team, cell) <= most:
+        x = _pause(x)
+        waited += 1
+        if waited > _PATIENCE:  # somebody else has their core
+            _give_way()
+    return x  # (to be used, so that the pauses are not left out)
 
 
 @inlined
@@ -162,12 +175,7 @@ def leave(team, slot):
     """The caller lets nobody in any more, and waits for those inside: they use its arguments."""
     if slot == 0 and team[ROLE] == CALLED:
         count(team, ROUND, 1)
-        patience, x = _PATIENCE, 0.0
-        while peek(team, INSIDE):
-            x = _pause(x)
-            patience -= 1
-            if patience < 0:  # somebody else has their core
-                _give_way()
+        x = _wait(team, INSIDE, 0, 0)
         for cell in (TAKEN, FIRST, LAST, ENTERED, SLOTS, DONE, GO_ON):
             team[cell] = 0
         for cell in (TAKEN, FIRST, LAST):
@@ -182,19 +190,20 @@ def meet(team, slot, done, items):
     It then does what has to be done once, and says ``go_on``; the others wait for that.
     """
     count(team, DONE, done)
-    x = 0.0
     if slot:
-        while not peek(team, GO_ON):
-            x = _pause(x)
-        return x < 0
-    while peek(team, DONE) < items:
-        x = _pause(x)
-    return x >= 0
+        return _wait(team, GO_ON, 1, 1) < 0
+    return _wait(team, DONE, items, items) >= 0
 
 
 @inlined
 def go_on(team):
     count(team, GO_ON, 1)
+
+
+@compiled
+def _abandon(team):
+    """What a kernel that raised did not come to."""
+    leave(team, 0)
 
 
 @compiled
@@ -233,9 +242,12 @@ class _Workers:
             thread = threading.Thread(target=self._work, daemon=True, name="tinygrad_bn kernel")
             self.threads.append(thread)
             thread.start()
-        while self.asleep and count:
+        for _ in range(count):
+            self._wake()
+
+    def _wake(self) -> None:
+        with suppress(IndexError):  # nobody is asleep
             self.asleep.pop().release()
-            count -= 1
 
     def _work(self) -> None:
         bed = threading.Lock()
@@ -253,8 +265,7 @@ class _Workers:
         self.stopped = True
         for thread in self.threads:
             while thread.is_alive():
-                while self.asleep:
-                    self.asleep.pop().release()
+                self._wake()
                 thread.join(0.001)
 
 
@@ -276,7 +287,11 @@ def run(kernel: Callable, items: int, *args: Any, threads: int | None = None) ->
         workers.call(helpers)
         team = workers.team
         team[WANTED], team[ROLE] = helpers, CALLS
-        kernel(team, items, *args)
+        try:
+            kernel(team, items, *args)
+        except BaseException:
+            _abandon(team)
+            raise
     finally:
         workers.lock.release()
 
