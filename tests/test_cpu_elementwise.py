@@ -62,11 +62,21 @@ def test_equal_to_portable(seed, shape, dtype, layouts):
     ):
         assert mine.shape == expected.shape and mine.dtype == expected.dtype
         np.testing.assert_array_equal(mine, expected)
+    np.testing.assert_allclose(elementwise.sigmoid(x), portable.sigmoid(x), rtol=1e-6, atol=2e-7)
     np.testing.assert_allclose(elementwise.sigmoid_backward(x, v), portable.sigmoid_backward(x, v), rtol=1e-6)
     np.testing.assert_array_equal(x, before)
     finite = np.nan_to_num(y, nan=0.5, posinf=2.0, neginf=-2.0)
     wide = portable.sum_pixels(finite.astype("float64"))
     np.testing.assert_allclose(elementwise.sum_pixels(finite), wide, rtol=1e-6 if dtype == "float32" else 1e-13, atol=1e-5)
+
+
+def test_sigmoid_to_the_last_digits(rng):
+    """From where it is nearly 0 to where it is 1; relatively as exact as absolutely."""
+    x = np.concatenate([np.linspace(-87, 100, 100_001), rng.standard_normal(1000) * 1e-6]).astype(np.float32)
+    exact = 1.0 / (1.0 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(elementwise.sigmoid(x), exact, rtol=4e-7)
+    extreme = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, -88.0, 1e-40], np.float32)
+    np.testing.assert_allclose(elementwise.sigmoid(extreme), [np.nan, 1, 0, 0.5, 0.5, 1, 0, 0, 0.5], atol=1e-37)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -7,7 +7,6 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,7 +196,7 @@ def hvp(f: Callable, args: Any, vectors: Any) -> Any:
 
 # ----- anomalies
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
+_PACKAGE = __file__.rpartition(os.sep)[0] + os.sep  # (pathlib takes 3 ms to import)
 
 
 def _calling_line() -> str:

@@ -27,6 +27,14 @@ def relu_backward(g, y):
     return g * (y > 0)
 
 
+def sigmoid(x):
+    """1 / (1 + e ** -x), computed as (1 + tanh(x / 2)) / 2, which never overflows."""
+    y = _xp(x).tanh(0.5 * x)
+    y *= 0.5
+    y += 0.5
+    return y
+
+
 def sigmoid_backward(g, y):
     """g y (1 - y)."""
     return g * y * (1.0 - y)

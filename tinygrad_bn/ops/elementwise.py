@@ -137,11 +137,8 @@ def tanh(x):
 
 @primitive
 def sigmoid(x):
-    """1 / (1 + e ** -x), computed as (1 + tanh(x / 2)) / 2, which never overflows."""
-    y = _xp(x).tanh(0.5 * x)
-    y *= 0.5
-    y += 0.5
-    return y
+    """1 / (1 + e ** -x), without overflow."""
+    return kernels_of(x).sigmoid(x)
 
 
 @primitive

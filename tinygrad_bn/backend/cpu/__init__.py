@@ -20,7 +20,7 @@ from ..portable import *  # noqa: F403
 # Which module has the compiled kernels of which names.
 _COMPILED = {
     "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
-    "elementwise": ("add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"),
+    "elementwise": ("add", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"),
     "linalg": ("einsum", "linear", "linear_backward", "matmul"),
     "loss": ("cross_entropy", "cross_entropy_backward"),
     "norm": (
@@ -42,6 +42,7 @@ _ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 18
 _SMALL: dict[str, Callable[..., bool]] = {
     "relu": lambda x: x.size < _ELEMENTS,
     "relu_backward": lambda g, _y: g.size < _ELEMENTS,
+    "sigmoid": lambda x: x.size < _ELEMENTS // 4,
     "sigmoid_backward": lambda g, _y: g.size < _ELEMENTS // 4,
     "sum_pixels": lambda x: x.size < _ELEMENTS,
     "einsum": lambda _subscripts, operands: sum(x.size for x in operands) < _ELEMENTS,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import portable
-from .jit import compiled, inlined
+from .jit import bits, compiled, from_bits, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like
 from .memory import empty
 from .team import join, leave, run, take
 
-__all__ = ["add", "relu", "relu_backward", "sigmoid_backward", "sum_pixels"]
+__all__ = ["add", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"]
 
 _ITEM = 1 << 13  # elements
 
@@ -26,7 +28,15 @@ def _flat(x):
 def _fit(*arrays):
     """Flat views of arrays of one shape, dtype and layout, and new memory like the first, flat and not; None if they differ."""
     x = arrays[0]
-    if x.dtype not in FLOATS or any(a.dtype != x.dtype or a.shape != x.shape for a in arrays):
+    simple = x.dtype in FLOATS
+    for a in arrays:
+        if a.dtype != x.dtype or a.shape != x.shape:
+            return None
+        simple = simple and a.flags.carray
+    if simple:
+        out = empty_like(x)
+        return *[a.reshape(-1) for a in arrays], out.reshape(-1), out
+    if x.dtype not in FLOATS:
         return None
     if x.ndim == 4 and any(a.strides != x.strides for a in arrays):
         arrays = tuple(channels_last(a).transpose(0, 3, 1, 2) for a in arrays)
@@ -87,6 +97,43 @@ def _relu_backward(team, items, g, y, dx):
         a, b, out = _part(g, item), _part(y, item), _part(dx, item)
         for k in range(out.size):
             out[k] = a[k] * (one if b[k] > 0 else zero)
+
+
+# e ** x as 2 ** n times Taylor's polynomial of r, with x = n ln 2 + r: a loop that calls the C library's is not vectorised.
+_LOG2_E, _LN2_HIGH, _LN2_LOW = (np.float32(v) for v in (1.4426950408889634, 0.693359375, -2.12194440e-4))
+_ROUND = np.float32(1.5 * 2.0**23)  # x + _ROUND has no bits for a fraction: the whole number next to x is in the lowest bits
+_C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1.0 / math.factorial(k)) for k in range(2, 8))
+_ZERO, _ONE, _TINIEST = np.float32(0.0), np.float32(1.0), np.float32(-87.0)  # e ** -87 is nearly the last that is normal
+
+
+@inlined
+def _exp(x):
+    """e ** x for float32 x of at most 0, to two units in the last place; 0 below -87."""
+    shifted = x * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
+    p = (p * r + _ONE) * r + _ONE
+    power = from_bits(np.int32((bits(shifted) + 127) << 23))  # (Numba computes in int64)
+    return _ZERO if x < _TINIEST else p * power
+
+
+def sigmoid(x):
+    """portable.sigmoid, where it is float32."""
+    return _flatly(_sigmoid, portable.sigmoid, x) if x.dtype == FLOATS[0] else portable.sigmoid(x)
+
+
+@compiled
+def _sigmoid(team, items, x, y):
+    slot = join(team)
+    while True:
+        item = take(team, slot, items)
+        if item >= items:
+            return leave(team, slot)
+        a, out = _part(x, item), _part(y, item)
+        for k in range(out.size):
+            e = _exp(-abs(a[k]))  # which never overflows
+            out[k] = (e if a[k] < _ZERO else _ONE) / (_ONE + e)
 
 
 def sigmoid_backward(g, y):

@@ -80,3 +80,25 @@ def high_half(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return types.uint64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def bits(typingctx: Any, x: Any) -> Any:
+    """``bits(x)``: those of a float32 as an int32, of a float64 as an int64."""
+    whole = types.int32 if x == types.float32 else types.int64
+
+    def codegen(context, builder, _signature, args):
+        return builder.bitcast(args[0], context.get_value_type(whole))
+
+    return whole(x), codegen
+
+
+@intrinsic
+def from_bits(typingctx: Any, n: Any) -> Any:
+    """``from_bits(n)``: the float32 that has the bits of an int32, or the float64 of an int64."""
+    real = types.float32 if n == types.int32 else types.float64
+
+    def codegen(context, builder, _signature, args):
+        return builder.bitcast(args[0], context.get_value_type(real))
+
+    return real(n), codegen

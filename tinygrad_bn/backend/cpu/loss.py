@@ -11,12 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from .. import portable
-from .jit import compiled, inlined
+from .jit import bits, compiled, from_bits, inlined
 from .layout import FLOATS, plain
 from .memory import empty
 from .team import join, leave, run, take
@@ -30,26 +27,6 @@ _LN2_HIGH = 0.693147180369123816490  # the first 33 bits of ln 2, so that a whol
 _LN2_LOW = 1.90821492927058770002e-10
 _ROUND = 1.5 * 2.0**52  # x + _ROUND has no bits for a fraction: the whole number next to x is in the lowest bits
 _TINIEST = -708.0  # e ** -708 is the last that is normal
-
-
-@intrinsic
-def _bits(typingctx, x):
-    """The bits of a float64 as an int64."""
-
-    def codegen(_context, builder, _signature, args):
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), codegen
-
-
-@intrinsic
-def _from_bits(typingctx, n):
-    """The float64 that has these bits."""
-
-    def codegen(_context, builder, _signature, args):
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), codegen
 
 
 @inlined
@@ -75,7 +52,7 @@ def _exp(x):
     p = p * r + 0.5
     p = p * r + 1.0
     p = p * r + 1.0
-    power = _from_bits((_bits(shifted) + 1023) << 52)
+    power = from_bits((bits(shifted) + 1023) << 52)
     return 0.0 if x < _TINIEST else p * power
 
 
