@@ -14,7 +14,8 @@ from tinygrad_bn.backend.cpu import memory, threads
 
 numba = pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
 pytest.importorskip("scipy", reason="compiled kernels need SciPy: pip install 'tinygrad_bn[fast]'")
-from tinygrad_bn.backend.cpu import norm  # noqa: E402
+from tinygrad_bn.backend import cpu  # noqa: E402
+from tinygrad_bn.backend.cpu import layernorm, norm  # noqa: E402
 
 LAYOUTS = ("contiguous", "channels last", "sliced", "reversed", "read-only", "read-only, last", "broadcast")
 KINDS = ("batch", "group", "layer")
@@ -68,7 +69,7 @@ def cut(number, item=None):
 
 
 class Case:
-    """One normalisation: ``module`` is norm or portable, ``a`` a dict of arrays x, g, gamma and beta (these may be None)."""
+    """One normalisation: ``module`` is cpu or portable, ``a`` a dict of arrays x, g, gamma and beta (these may be None)."""
 
     def __init__(self, kind, a, eps, groups=1, axes=()):
         self.kind, self.a, self.eps, self.groups, self.axes = kind, a, eps, groups, axes
@@ -97,8 +98,8 @@ class Case:
         with np.errstate(all="ignore"):
             y_wanted, wanted = self.forward(portable, wide)
             gradients_wanted = self.backward(portable, wide, wanted)
-        y, statistics = self.forward(norm, a)
-        gradients = self.backward(norm, a, wanted)
+        y, statistics = self.forward(cpu, a)
+        gradients = self.backward(cpu, a, wanted)
         gamma = 1.0 if a["gamma"] is None else largest(wide["gamma"])
         beta = 0.0 if a["beta"] is None else largest(wide["beta"])
         inv_std = largest(1.0 / np.sqrt(wanted[1] + self.eps))
@@ -222,8 +223,8 @@ def test_the_same_bits_for_any_number_of_threads(kind, shape, options, layout, r
     results = []
     for number in (1, 2, 3, 2):
         with cut(number):
-            y, statistics = case.forward(norm, a)
-            results.append([v.copy() for v in (y, *statistics, *case.backward(norm, a, statistics))])
+            y, statistics = case.forward(cpu, a)
+            results.append([v.copy() for v in (y, *statistics, *case.backward(cpu, a, statistics))])
             if kind == "batch":
                 results[-1].append(norm.batch_norm_inference(a["x"], a["gamma"], a["beta"], a["beta"], a["gamma"] ** 2, 1e-5))
     for other in results[1:]:
@@ -300,7 +301,7 @@ def test_a_constant_input_gives_exactly_beta(kind, shape, dtype, value, layout, 
     case.a["x"][...] = value / 3  # (a third has all digits, also in float64)
     a = case.arrays(dtype, (layout, layout))
     with cut(2, item):
-        y, (mean, var) = case.forward(norm, a)
+        y, (mean, var) = case.forward(cpu, a)
     beta = a["beta"] if kind == "layer" else a["beta"].reshape(-1, *(1,) * (len(shape) - 2))
     np.testing.assert_array_equal(y, np.broadcast_to(beta, shape))
     np.testing.assert_array_equal(mean, a["x"].reshape(-1)[0])
@@ -316,7 +317,7 @@ def test_squares_that_overflow_make_the_variance_infinite_as_in_portable(kind, l
     a = case.arrays(dtype, (layout, layout))
     with np.errstate(over="ignore"):
         wanted, (mean, var) = case.forward(portable, a)
-    y, found = case.forward(norm, a)
+    y, found = case.forward(cpu, a)
     np.testing.assert_array_equal(y, wanted)
     np.testing.assert_allclose(found[0], mean, rtol=1e-5 if dtype == "float32" else 1e-12)
     np.testing.assert_array_equal(found[1], np.inf)
@@ -348,8 +349,8 @@ def test_results_lie_as_x_does_and_directly_in_their_block(kind, rng):
         case = make(kind, shape, rng.integers(2**32), groups=2, axes=tuple(range(1, len(shape))))
         for layout in ("contiguous", "channels last"):
             a = case.arrays("float32", (layout, "contiguous"))
-            y, statistics = case.forward(norm, a)
-            for out in (y, case.backward(norm, a, statistics)[0]):
+            y, statistics = case.forward(cpu, a)
+            for out in (y, case.backward(cpu, a, statistics)[0]):
                 assert lie_alike(out, a["x"])
                 assert out.nbytes < memory.SMALLEST or type(out.base) is memory.Block
             if kind == "batch":
@@ -363,9 +364,9 @@ def test_results_lie_as_x_does_and_directly_in_their_block(kind, rng):
 def test_nothing_is_compiled_anew_for_read_only_arrays(kind, layout):
     case = make(kind, (5, 4, 3, 3), 0, groups=2, axes=(1, 2, 3))
     a = {k: frozen(v) if k in ("gamma", "beta") else v for k, v in case.arrays("float32", (layout, layout)).items()}
-    _, statistics = case.forward(norm, a)
-    case.backward(norm, a, [frozen(v) for v in statistics])
-    kernels = [k for k in vars(norm).values() if hasattr(k, "signatures")]
+    _, statistics = case.forward(cpu, a)
+    case.backward(cpu, a, [frozen(v) for v in statistics])
+    kernels = [k for k in [*vars(norm).values(), *vars(layernorm).values()] if hasattr(k, "signatures")]
     arrays = [t for k in kernels for signature in k.signatures for t in signature if isinstance(t, numba.types.Array)]
     assert arrays and all(t.mutable for t in arrays)
 
@@ -377,8 +378,8 @@ def test_other_dtypes_and_empty_arrays_go_to_the_portable_kernels(kind, dtype, s
     a = case.arrays(dtype)
     with np.errstate(all="ignore"):
         wanted, statistics = case.forward(portable, a)
-        y, found = case.forward(norm, a)
-        dx, dx_wanted = (case.backward(module, a, statistics)[0] for module in (norm, portable))
+        y, found = case.forward(cpu, a)
+        dx, dx_wanted = (case.backward(module, a, statistics)[0] for module in (cpu, portable))
     for v, w in zip((y, dx, *found), (wanted, dx_wanted, *statistics), strict=True):
         assert v.dtype == w.dtype
         np.testing.assert_array_equal(v, w)

@@ -157,6 +157,21 @@ def test_workers_end_when_they_are_told_to(monkeypatch):
         assert not any(thread.is_alive() for thread in workers.threads)
 
 
+def test_a_kernel_that_raises_lets_go_of_its_helpers():
+    @numba.njit(nogil=True)
+    def fails(counter, items):
+        if team.join(counter) == 0:
+            raise ValueError(items)
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match="4"):
+            team.run(fails, 4, threads=3)
+        assert team._workers.team[team.ROUND] % 2 == 0 and team._workers.team[team.INSIDE] == 0
+    slots, times = np.full(50, -1), np.zeros(50, np.int64)
+    team.run(_note, 50, slots, times, (1, 2.5), None, threads=3)
+    assert (times == 2).all()
+
+
 def test_a_kernel_with_more_arguments_than_fit_is_refused():
     many = (0.0,) * 500
 
@@ -224,6 +239,14 @@ def test_a_fork_after_the_workers_started():
     code = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n" + code
     rc, out, err = _python(code)
     assert (rc, out.strip()) == (0, "True 0"), err
+
+
+def test_what_is_cached_is_good_only_while_no_file_changes():
+    """A kernel has parts of other files in it."""
+    from tinygrad_bn.backend.cpu import jit, optim
+
+    assert {"jit.py", "optim.py", "team.py"} <= {name for name, *_ in jit._STAMP}
+    assert optim._sgd._cache._cache_file._source_stamp == jit._STAMP
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only():

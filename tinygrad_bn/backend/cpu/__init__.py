@@ -21,14 +21,13 @@ from ..portable import *  # noqa: F403
 _COMPILED = {
     "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
     "elementwise": ("add", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"),
+    "layernorm": ("layer_norm", "layer_norm_backward"),
     "linalg": ("einsum", "linear", "linear_backward", "matmul"),
     "loss": ("cross_entropy", "cross_entropy_backward"),
     "norm": (
         "batch_norm",
         "batch_norm_backward",
         "batch_norm_inference",
-        "layer_norm",
-        "layer_norm_backward",
         "group_norm",
         "group_norm_backward",
     ),

@@ -4,11 +4,6 @@ Two layouts are served as they are. Channels last, x is a matrix of rows (N S, C
 contiguous, it is planes (N C, S), and statistics are those of a plane, or of some together. Batch and group normalisation
 differ only in what is put together, so they share all kernels. Where C is small, some rows are seen as one long row, whose
 columns are put together in the end: short loops are slow.
-
-Variances are sums of squared differences from a value near the mean, never differences of large sums; they and the means are
-put together in pairs, in a fixed order, in float64. Chan, Golub and LeVeque 1983. A mean is ``near``, its value in x's dtype,
-from which the difference of x is hardly rounded, plus a small rest: so large numbers with a small variance lose nothing. The
-rest is not subtracted from each x, but from what is added to all.
 """
 
 from __future__ import annotations
@@ -21,252 +16,33 @@ import numpy as np
 from .. import portable
 from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like, plain
+from .sums import (
+    LANES,
+    add,
+    add_four,
+    add_four_gaps,
+    add_four_products,
+    add_four_squares,
+    add_gaps,
+    add_products,
+    add_squares,
+    clear,
+    copy,
+    less,
+    merge,
+    moments,
+    plane_sums,
+    quarter_of,
+    rebase,
+    variance_of,
+)
 from .team import SECOND_PASS, go_on, join, leave, meet, run, take
 
 _LEAST_ITEM, _MOST_ITEM = 1 << 13, 1 << 16  # elements in an item of work
 _WIDTH = 256  # elements in a row, if rows can be joined for that
-_LANES = 32  # partial sums of a plane: adding in any other order than the written one is not left to the compiler
-_SEGMENT = 1 << 13  # elements of a plane that are looked at twice, so they fit the fastest cache
 _GROWTH = 7  # each block of rows has at most so many times the rows seen before it
 
-# ----- loops that the compiler vectorises: over contiguous slices, and with one array written. Four rows at a time are added
-# in x's dtype, pairwise, and then to float64.
-
-
-@inlined
-def _clear(out):  # (for Numba, out[:] = 0 is slow to compile)
-    for k in range(out.size):
-        out[k] = 0
-
-
-@inlined
-def _copy(x, out):
-    for k in range(out.size):
-        out[k] = x[k]
-
-
-@inlined
-def _add(x, out):
-    for k in range(out.size):
-        out[k] += x[k]
-
-
-@inlined
-def _add_four(x0, x1, x2, x3, out):
-    for k in range(out.size):
-        out[k] += (x0[k] + x1[k]) + (x2[k] + x3[k])
-
-
-@inlined
-def _add_wide(x0, x1, x2, x3, out):
-    """Each as float64 first: not even near the largest number does this overflow."""
-    for k in range(out.size):
-        out[k] += (np.float64(x0[k]) + np.float64(x1[k])) + (np.float64(x2[k]) + np.float64(x3[k]))
-
-
-@inlined
-def _add_gaps(x, near, out):
-    for k in range(out.size):
-        out[k] += x[k] - near[k]
-
-
-@inlined
-def _add_four_gaps(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        n = near[k]
-        out[k] += ((x0[k] - n) + (x1[k] - n)) + ((x2[k] - n) + (x3[k] - n))
-
-
-@inlined
-def _add_squares(x, near, out):
-    for k in range(out.size):
-        d = x[k] - near[k]
-        out[k] += d * d
-
-
-@inlined
-def _add_four_squares(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        n = near[k]
-        d0, d1, d2, d3 = x0[k] - n, x1[k] - n, x2[k] - n, x3[k] - n
-        out[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-
-
-@inlined
-def _add_products(g, x, near, out):
-    for k in range(out.size):
-        out[k] += g[k] * (x[k] - near[k])
-
-
-@inlined
-def _add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        n = near[k]
-        out[k] += (g0[k] * (x0[k] - n) + g1[k] * (x1[k] - n)) + (g2[k] * (x2[k] - n) + g3[k] * (x3[k] - n))
-
-
-# The same where near is one number for the whole slice.
-
-
-@inlined
-def _add_gaps_of(x, near, out):
-    for k in range(x.size):
-        out[k] += x[k] - near
-
-
-@inlined
-def _add_four_gaps_of(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        out[k] += ((x0[k] - near) + (x1[k] - near)) + ((x2[k] - near) + (x3[k] - near))
-
-
-@inlined
-def _add_squares_of(x, near, out):
-    for k in range(x.size):
-        d = x[k] - near
-        out[k] += d * d
-
-
-@inlined
-def _add_four_squares_of(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        d0, d1, d2, d3 = x0[k] - near, x1[k] - near, x2[k] - near, x3[k] - near
-        out[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-
-
-@inlined
-def _add_products_of(g, x, near, out):
-    for k in range(x.size):
-        out[k] += g[k] * (x[k] - near)
-
-
-@inlined
-def _add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        out[k] += (g0[k] * (x0[k] - near) + g1[k] * (x1[k] - near)) + (g2[k] * (x2[k] - near) + g3[k] * (x3[k] - near))
-
-
-# ----- moments, kept as three: an origin, the mean less the origin, and the sum of squared differences from the mean
-
-
-@inlined
-def _gaps(origin, mean, near, rest, out):
-    for k in range(out.size):
-        out[k] = ((near[k] - origin[k]) - mean[k]) + rest[k]
-
-
-@inlined
-def _widen(gap, weight, more, spread):
-    for k in range(spread.size):
-        spread[k] += more[k] + gap[k] * gap[k] * weight
-
-
-@inlined
-def _move(gap, weight, mean):
-    for k in range(mean.size):
-        mean[k] += gap[k] * weight
-
-
-@inlined
-def _merge(origin, mean, spread, seen, near, rest, more, count, gap):
-    """The moments of ``seen`` rows become those of ``count`` more as well, whose mean is near + rest. Chan's formula."""
-    _gaps(origin, mean, near, rest, gap)
-    _widen(gap, seen * count / (seen + count), more, spread)
-    _move(gap, count / (seen + count), mean)
-
-
-@inlined
-def _rebase(origin, mean, near):
-    """near and the origin become the mean in x's dtype: far from a first row that is an outlier, differences are rounded."""
-    for k in range(near.size):
-        near[k] = origin[k] + mean[k]
-    for k in range(near.size):
-        mean[k] += origin[k] - near[k]
-        origin[k] = near[k]
-
-
-@inlined
-def _halve(lanes):
-    """The sum of the lanes, whose number is a power of two."""
-    half = lanes.size // 2
-    while half > 0:
-        _add(lanes[half : 2 * half], lanes[:half])
-        half //= 2
-    return lanes[0]
-
-
-@inlined
-def _total(x, lanes):
-    """The sum of x, in float64."""
-    _clear(lanes)
-    n, end = lanes.size, x.size
-    i = 0
-    while i + 4 * n <= end:
-        _add_wide(x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n], lanes)
-        i += 4 * n
-    while i < end:
-        part = x[i : min(i + n, end)]
-        _add(part, lanes[: part.size])
-        i += n
-    return _halve(lanes)
-
-
-@inlined
-def _moments(x, sums, squares):
-    """Of the elements of x: near, in its dtype, and rest, whose sum is their mean; and their squared differences from it.
-
-    Each segment is looked at twice: for its mean, and for the squares of the differences from that as rounded to x's dtype.
-    """
-    n = sums.size
-    origin, mean, spread, seen = 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, x.size, _SEGMENT):
-        end = min(begin + _SEGMENT, x.size)
-        count = np.float64(end - begin)
-        near = x.dtype.type(_total(x[begin:end], sums) / count)
-        _clear(sums)
-        _clear(squares)
-        i = begin
-        while i + 4 * n <= end:
-            x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
-            _add_four_gaps_of(x0, x1, x2, x3, near, sums)
-            _add_four_squares_of(x0, x1, x2, x3, near, squares)
-            i += 4 * n
-        while i < end:
-            part = x[i : min(i + n, end)]
-            _add_gaps_of(part, near, sums)
-            _add_squares_of(part, near, squares)
-            i += n
-        total = _halve(sums)
-        if begin == 0:
-            origin = np.float64(near)
-        gap = ((np.float64(near) - origin) - mean) + total / count
-        spread += (_halve(squares) - total * total / count) + gap * gap * (seen * count / (seen + count))
-        mean += gap * (count / (seen + count))
-        seen += count
-    near = x.dtype.type(origin + mean)
-    return near, (origin - np.float64(near)) + mean, spread
-
-
-@inlined
-def _variance(mean, spread, count, like):
-    """NaN where the mean is not finite, as it is where x is not; infinite where squares overflow in the dtype of ``like``."""
-    if not math.isfinite(mean):
-        return np.nan
-    variance = max(spread, 0.0) / count
-    if math.isnan(spread) or math.isinf(like.dtype.type(variance)):
-        return np.inf
-    return variance
-
-
 # ----- rows: x is (R, W), in items of ``item_rows``, and has statistics of columns
-
-
-@inlined
-def _quarter(count):
-    """How far apart the four rows are that are added at a time: far, for four rows beside each other are not read ahead by the
-    processor, and odd, for rows some multiple of 4 KiB apart compete for the same lines of its first cache."""
-    quarter = count // 4
-    return max(0, quarter - 1 + quarter % 2)
 
 
 @compiled
@@ -290,30 +66,30 @@ def _normalise_rows(
         begin = item * item_rows
         stop = min(begin + item_rows, x.shape[0])
         first, origin, mean, spread = x[begin], parts[0, item], parts[1, item], parts[2, item]
-        _copy(first, near)
-        _copy(first, origin)
-        _clear(mean)
-        _clear(spread)
+        copy(first, near)
+        copy(first, origin)
+        clear(mean)
+        clear(spread)
         seen = 1
         while begin + seen < stop:
             i = begin + seen
             count = min(_GROWTH * seen, stop - i)
-            _clear(sums)
-            _clear(squares)
-            quarter = _quarter(count)
+            clear(sums)
+            clear(squares)
+            quarter = quarter_of(count)
             for j in range(i, i + quarter):
                 x0, x1, x2, x3 = x[j], x[j + quarter], x[j + 2 * quarter], x[j + 3 * quarter]
-                _add_four_gaps(x0, x1, x2, x3, near, sums)
-                _add_four_squares(x0, x1, x2, x3, near, squares)
+                add_four_gaps(x0, x1, x2, x3, near, sums)
+                add_four_squares(x0, x1, x2, x3, near, squares)
             for j in range(i + 4 * quarter, i + count):
-                _add_gaps(x[j], near, sums)
-                _add_squares(x[j], near, squares)
+                add_gaps(x[j], near, sums)
+                add_squares(x[j], near, squares)
             for k in range(width):
                 rest = sums[k] / count
                 squares[k] -= sums[k] * rest
                 sums[k] = rest
-            _merge(origin, mean, spread, np.float64(seen), near, sums, squares, np.float64(count), gap)
-            _rebase(origin, mean, near)
+            merge(origin, mean, spread, np.float64(seen), near, sums, squares, np.float64(count), gap)
+            rebase(origin, mean, near)
             seen += count
         done += 1
     if meet(team, slot, done, items):
@@ -368,18 +144,18 @@ def _differentiate_rows(
         for k in range(near.size):
             near[k] = mean[(first + k % channels) // share]
         sums, products = parts[0, item], parts[1, item]
-        _clear(sums)
-        _clear(products)
+        clear(sums)
+        clear(products)
         begin, stop = item * item_rows, min((item + 1) * item_rows, x.shape[0])
-        quarter = _quarter(stop - begin)
+        quarter = quarter_of(stop - begin)
         for i in range(begin, begin + quarter):
             g0, g1, g2, g3 = g[i], g[i + quarter], g[i + 2 * quarter], g[i + 3 * quarter]
             x0, x1, x2, x3 = x[i], x[i + quarter], x[i + 2 * quarter], x[i + 3 * quarter]
-            _add_four(g0, g1, g2, g3, sums)
-            _add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
+            add_four(g0, g1, g2, g3, sums)
+            add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
         for i in range(begin + 4 * quarter, stop):
-            _add(g[i], sums)
-            _add_products(g[i], x[i], near, products)
+            add(g[i], sums)
+            add_products(g[i], x[i], near, products)
         done += 1
     if meet(team, slot, done, items):
         _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
@@ -406,13 +182,13 @@ def _normalise_planes(
 ):  # fmt: skip
     """y, and mean and variance. parts (3, P), of which ``joined`` is a view, has the moments of each plane."""
     slot, done = join(team), 0
-    sums, squares = np.empty(_LANES), np.empty(_LANES)
+    sums, squares = np.empty(LANES), np.empty(LANES)
     while True:
         item = take(team, slot, items)
         if item >= items:
             break
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
-            parts[0, p], parts[1, p], parts[2, p] = _moments(x[p], sums, squares)
+            parts[0, p], parts[1, p], parts[2, p] = moments(x[p], sums, squares)
         done += 1
     if meet(team, slot, done, items):
         _settle(joined, each, last, share, gamma, beta, eps, statistics, coefficients)
@@ -446,27 +222,6 @@ def _map_planes(team, items, x, item_planes, coefficients, y):
         _apply_planes(x, item, item_planes, coefficients, y)
 
 
-@inlined
-def _plane_sums(g, x, near, sums, products):
-    """The sums of g and of g (x - near) over a plane."""
-    _clear(sums)
-    _clear(products)
-    n, end = sums.size, g.size
-    i = 0
-    while i + 4 * n <= end:
-        g0, g1, g2, g3 = g[i : i + n], g[i + n : i + 2 * n], g[i + 2 * n : i + 3 * n], g[i + 3 * n : i + 4 * n]
-        x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
-        _add_four(g0, g1, g2, g3, sums)
-        _add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
-        i += 4 * n
-    while i < end:
-        stop = min(i + n, end)
-        _add(g[i:stop], sums[: stop - i])
-        _add_products_of(g[i:stop], x[i:stop], near, products)
-        i += n
-    return _halve(sums), _halve(products)
-
-
 @compiled
 def _differentiate_planes(
     team, items, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta, dx
@@ -476,14 +231,14 @@ def _differentiate_planes(
     parts (2, P), of which ``joined`` is a view, has the sums of g and of g (x - near) over each plane.
     """
     slot, done = join(team), 0
-    sums, products = np.empty(_LANES), np.empty(_LANES)
+    sums, products = np.empty(LANES), np.empty(LANES)
     while True:
         item = take(team, slot, items)
         if item >= items:
             break
         for p in range(item * item_planes, min((item + 1) * item_planes, x.shape[0])):
             near = x.dtype.type(mean[p % flat.shape[1] // share])
-            parts[0, p], parts[1, p] = _plane_sums(g[p], x[p], near, sums, products)
+            parts[0, p], parts[1, p] = plane_sums(g[p], x[p], near, sums, products)
         done += 1
     if meet(team, slot, done, items):
         _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
@@ -504,19 +259,12 @@ def _differentiate_planes(
 
 
 @inlined
-def _less(value, rest, slope):
-    """value - rest slope: what the rest of a mean, which is not subtracted from x, does to a sum. inf - inf is not wanted."""
-    correction = rest * slope
-    return value - correction if math.isfinite(correction) else value
-
-
-@inlined
 def _repeat(coefficients):
     """(K, A, F, C): [:, :, 0] to all F."""
     for i in range(coefficients.shape[0]):
         for a in range(coefficients.shape[1]):
             for f in range(1, coefficients.shape[2]):
-                _copy(coefficients[i, a, 0], coefficients[i, a, f])
+                copy(coefficients[i, a, 0], coefficients[i, a, f])
 
 
 @inlined
@@ -533,7 +281,7 @@ def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients
         seen = each if many > fold else last
         for b in range(1, many):
             count = each if b < many - fold else last
-            _merge(origin, mean, spread, seen, parts[0, a, b], parts[1, a, b], parts[2, a, b], count, gap)
+            merge(origin, mean, spread, seen, parts[0, a, b], parts[1, a, b], parts[2, a, b], count, gap)
             seen += count
         for c0 in range(0, channels, share):
             o, m, s, n = origin[c0], mean[c0], spread[c0], seen
@@ -543,7 +291,7 @@ def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients
                 m += d * (seen / (n + seen))
                 n += seen
             value = o + m
-            variance = _variance(value, s, n, gamma)
+            variance = variance_of(value, s, n, gamma)
             if not math.isfinite(value):
                 value = np.nan
             group = (a * channels + c0) // share
@@ -567,13 +315,13 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
     """
     channels = parts.shape[3]
     total_x, total = np.empty(channels), np.empty(channels)
-    _clear(total_x)
-    _clear(total)
+    clear(total_x)
+    clear(total)
     for a in range(parts.shape[1]):
         sums, products = parts[0, a, 0], parts[1, a, 0]
         for b in range(1, parts.shape[2]):
-            _add(parts[0, a, b], sums)
-            _add(parts[1, a, b], products)
+            add(parts[0, a, b], sums)
+            add(parts[1, a, b], products)
         for c0 in range(0, channels, share):
             group = (a * channels + c0) // share
             coefficients[0, a, 0, c0] = mean[group]
@@ -581,20 +329,20 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
             inv_std = 1.0 / math.sqrt(var[group] + eps)
             h, hx = 0.0, 0.0
             for c in range(c0, c0 + share):
-                product = inv_std * _less(products[c], rest, sums[c])
+                product = inv_std * less(products[c], rest, sums[c])
                 h += gamma[c] * sums[c]
                 hx += gamma[c] * product
                 total_x[c] += product
                 total[c] += sums[c]
             slope = inv_std * (inv_std * (hx / count))
-            shift = _less(inv_std * (h / count), rest, slope)
+            shift = less(inv_std * (h / count), rest, slope)
             for c in range(c0, c0 + share):
                 coefficients[0, a, 0, c] = mean[group]
                 coefficients[1, a, 0, c] = inv_std * gamma[c]
                 coefficients[2, a, 0, c] = slope
                 coefficients[3, a, 0, c] = shift
-    _copy(total_x, dgamma)
-    _copy(total, dbeta)
+    copy(total_x, dgamma)
+    copy(total, dbeta)
     _repeat(coefficients)
 
 
@@ -611,7 +359,7 @@ def _settle_inference(gamma, beta, mean, var, eps, coefficients):
 # ----- layouts and threads
 
 
-def _fits(x, *others):
+def fits(x, *others):
     """Whether there are compiled kernels for it: one dtype, and something to do. The others may be None."""
     dtype = x.dtype
     for a in others:
@@ -650,12 +398,17 @@ def _matrix(x, rows, fold):
     return _turned(x).reshape(-1, fold * c) if rows else x.reshape(n * c, -1)
 
 
+def item_elements(size):
+    """How many elements of an array of that size make an item of work."""
+    return max(_LEAST_ITEM, min(size // 4, _MOST_ITEM))
+
+
 @lru_cache(1024)
 def _plan(shape, rows, sets):
     """How many rows are joined to one, how many rows or planes an item has, and how many items there are."""
     n, c = shape[:2]
     size = math.prod(shape)
-    item = max(_LEAST_ITEM, min(size // 4, _MOST_ITEM))
+    item = item_elements(size)
     if not rows:
         each = max(1, item * n * c // size)
         return 1, each, -(-n * c // each)
@@ -667,7 +420,7 @@ def _plan(shape, rows, sets):
     return fold, min(item_rows, each // fold), -(-each // (fold * item_rows))
 
 
-def _run(kernel, items, nbytes, *args):
+def run_kernel(kernel, items, nbytes, *args):
     run(kernel, items, *args, threads=1 if nbytes < WORTH_THREADS else None)
 
 
@@ -696,7 +449,7 @@ def _forward(x, gamma, beta, eps, sets, share):
         counts = (float(source.shape[1]),) * 2
     joined = parts.reshape(3, sets, -1, c)
     how = *counts, share, *_affine(x, gamma, beta), eps
-    _run(kernel, items, x.nbytes, source, each, *how, parts, joined, statistics, coefficients, flat, target)
+    run_kernel(kernel, items, x.nbytes, source, each, *how, parts, joined, statistics, coefficients, flat, target)
     return y, *statistics
 
 
@@ -720,7 +473,7 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
         kernel, flat = _differentiate_planes, coefficients.reshape(4, -1)
     joined = parts.reshape(2, sets, -1, c)
     how = float(x.size // mean.size), share, weight, eps, mean, var
-    _run(kernel, items, x.nbytes, grad, source, each, *how, parts, joined, coefficients, flat, dgamma, dbeta, target)
+    run_kernel(kernel, items, x.nbytes, grad, source, each, *how, parts, joined, coefficients, flat, dgamma, dbeta, target)
     return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
 
 
@@ -729,7 +482,7 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
 
 def batch_norm(x, gamma, beta, eps):
     """y = gamma (x - mean) / sqrt(var + eps) + beta of (N, C, *S); and the batch's mean and biased variance (C,) in float64."""
-    if not _fits(x, gamma, beta):
+    if not fits(x, gamma, beta):
         return portable.batch_norm(x, gamma, beta, eps)
     y, mean, var = _forward(x, gamma, beta, eps, 1, 1)
     return y, (mean, var)
@@ -737,14 +490,14 @@ def batch_norm(x, gamma, beta, eps):
 
 def batch_norm_backward(g, x, gamma, mean, var, eps):
     """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
-    if not _fits(x, g, gamma):
+    if not fits(x, g, gamma):
         return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
     return _backward(g, x, gamma, mean, var, eps, 1, 1)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps):
     """gamma (x - mean) / sqrt(var + eps) + beta of (N, C, *S), with given statistics (C,)."""
-    if not _fits(x, gamma, beta, mean, var):
+    if not fits(x, gamma, beta, mean, var):
         return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
     x, rows = _settled(x)
     y = empty_like(x)
@@ -753,13 +506,13 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     coefficients = np.empty((3, 1, fold, c), x.dtype)
     _settle_inference(*_affine(x, gamma, beta), plain(mean), plain(var), eps, coefficients)
     kernel, flat = (_map_rows, coefficients.reshape(3, 1, -1)) if rows else (_map_planes, coefficients.reshape(3, -1))
-    _run(kernel, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
+    run_kernel(kernel, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
     return y
 
 
 def group_norm(x, gamma, beta, num_groups, eps):
     """y of (N, C, *S); and mean and variance of each group of each example, (N, G, 1, ...) in float64."""
-    if not _fits(x, gamma, beta):
+    if not fits(x, gamma, beta):
         return portable.group_norm(x, gamma, beta, num_groups, eps)
     n, c = x.shape[:2]
     y, *statistics = _forward(x, gamma, beta, eps, n, c // num_groups)
@@ -768,163 +521,6 @@ def group_norm(x, gamma, beta, num_groups, eps):
 
 def group_norm_backward(g, x, gamma, mean, var, num_groups, eps):
     """dx, dgamma, dbeta."""
-    if not _fits(x, g, gamma):
+    if not fits(x, g, gamma):
         return portable.group_norm_backward(g, x, gamma, mean, var, num_groups, eps)
     return _backward(g, x, gamma, mean, var, eps, x.shape[0], x.shape[1] // num_groups)
-
-
-# ----- layer normalisation: statistics of rows (M, K), and gamma, beta (K,) along them
-
-
-@inlined
-def _scaled(g, gamma, h):
-    for k in range(h.size):
-        h[k] = g[k] * gamma[k]
-
-
-@inlined
-def _apply_row(x, near, rest, inv_std, gamma, beta, y):
-    for k in range(y.size):
-        y[k] = ((x[k] - near) - rest) * inv_std * gamma[k] + beta[k]
-
-
-@inlined
-def _apply_row_gradient(x, near, slope, shift, inv_std, h):
-    for k in range(h.size):
-        h[k] = (h[k] - ((x[k] - near) * slope + shift)) * inv_std
-
-
-@inlined
-def _add_row_products(g, x, near, rest, inv_std, out):
-    for k in range(out.size):
-        out[k] += g[k] * (((x[k] - near) - rest) * inv_std)
-
-
-@compiled
-def _layer_rows(team, items, x, item_rows, gamma, beta, eps, statistics, y):
-    """y (M, K), and mean and variance of each row, statistics (2, M): each row is in the cache when it is applied."""
-    slot = join(team)
-    sums, squares = np.empty(_LANES), np.empty(_LANES)
-    cast = x.dtype.type
-    while True:
-        item = take(team, slot, items)
-        if item >= items:
-            return leave(team, slot)
-        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
-            near, rest, spread = _moments(x[i], sums, squares)
-            mean = near + rest
-            variance = _variance(mean, spread, x.shape[1], gamma)
-            statistics[0, i] = mean if math.isfinite(mean) else np.nan
-            statistics[1, i] = variance
-            _apply_row(x[i], near, cast(rest), cast(1.0 / math.sqrt(variance + eps)), gamma, beta, y[i])
-
-
-@compiled
-def _layer_gradient(team, items, g, x, item_rows, gamma, mean, var, eps, parts, dx):
-    """dx (M, K), and each item's share of dgamma and dbeta, parts (2, items, K)."""
-    slot = join(team)
-    sums, products = np.empty(_LANES), np.empty(_LANES)
-    cast = x.dtype.type
-    while True:
-        item = take(team, slot, items)
-        if item >= items:
-            return leave(team, slot)
-        dgamma, dbeta = parts[0, item], parts[1, item]
-        _clear(dgamma)
-        _clear(dbeta)
-        for i in range(item * item_rows, min((item + 1) * item_rows, x.shape[0])):
-            h = dx[i]
-            near = cast(mean[i])
-            rest = mean[i] - np.float64(near)
-            inv_std = 1.0 / math.sqrt(var[i] + eps)
-            _scaled(g[i], gamma, h)
-            total, product = _plane_sums(h, x[i], near, sums, products)
-            slope = inv_std * (inv_std * (_less(product, rest, total) / h.size))
-            shift = _less(total / h.size, rest, slope)
-            _apply_row_gradient(x[i], near, cast(slope), cast(shift), cast(inv_std), h)
-            _add_row_products(g[i], x[i], near, cast(rest), cast(inv_std), dgamma)
-            _add(g[i], dbeta)
-
-
-@compiled
-def _add_parts(parts, out):
-    """(K, items, C) -> (K, C), item by item; parts[:, 0] become the sums."""
-    for i in range(parts.shape[0]):
-        for item in range(1, parts.shape[1]):
-            _add(parts[i, item], parts[i, 0])
-        _copy(parts[i, 0], out[i])
-
-
-def _memory_order(x, axes):
-    """The axes of x as they lie in memory, if the given ones lie last; else None."""
-    order = sorted(range(x.ndim), key=lambda i: (i in axes, -x.strides[i]))
-    return order if x.transpose(order).flags.c_contiguous else None
-
-
-def _layer(x, axes):
-    """x or a copy, its axes as they lie in memory with the normalised ones last, and the order of these in gamma; or None."""
-    order = _memory_order(x, axes)
-    if order is None:
-        x = plain(x)
-        order = _memory_order(x, axes)
-        if order is None:
-            return None
-    elif not x.flags.behaved:
-        x = plain(x.transpose(order)).transpose(np.argsort(order))
-    inner = order[x.ndim - len(axes) :]
-    return x, order, [axes.index(i) for i in inner]
-
-
-def _layer_plan(x, axes):
-    """Elements in a row, rows in an item, and items."""
-    k = math.prod(x.shape[a] for a in axes)
-    m = x.size // k
-    each = max(1, max(_LEAST_ITEM, min(x.size // 4, _MOST_ITEM)) // k)
-    return k, each, -(-m // each)
-
-
-def layer_norm(x, gamma, beta, axes, eps):
-    """y, and mean and variance of each example (kept axes) in float64."""
-    found = _layer(x, axes) if _fits(x, gamma, beta) else None
-    if found is None:
-        return portable.layer_norm(x, gamma, beta, axes, eps)
-    x, order, places = found
-    k, each, items = _layer_plan(x, axes)
-    if gamma is None:
-        weight, bias = np.ones(k, x.dtype), np.zeros(k, x.dtype)
-    else:
-        weight, bias = (plain(p.transpose(places)).reshape(-1) for p in (gamma, beta))
-    y = empty_like(x)
-    source, target = (a.transpose(order).reshape(-1, k) for a in (x, y))
-    statistics = np.empty((2, len(source)))
-    _run(_layer_rows, items, x.nbytes, source, each, weight, bias, eps, statistics, target)
-    outer = order[: x.ndim - len(axes)]
-    return y, tuple(_kept(v, x.shape, outer) for v in statistics)
-
-
-def _kept(v, shape, outer):
-    """Statistics (M,) of examples that lie in memory in the order ``outer``, in the shape with kept axes."""
-    v = v.reshape([shape[i] for i in outer]).transpose(np.argsort(outer))
-    return v.reshape([n if i in outer else 1 for i, n in enumerate(shape)])
-
-
-def layer_norm_backward(g, x, gamma, mean, var, axes, eps):
-    """dx, dgamma, dbeta."""
-    found = _layer(x, axes) if _fits(x, g, gamma) else None
-    if found is None:
-        return portable.layer_norm_backward(g, x, gamma, mean, var, axes, eps)
-    x, order, places = found
-    k, each, items = _layer_plan(x, axes)
-    weight = np.ones(k, x.dtype) if gamma is None else plain(gamma.transpose(places)).reshape(-1)
-    dx = empty_like(x)
-    source, target = (a.transpose(order).reshape(-1, k) for a in (x, dx))
-    grad = plain(g.transpose(order)).reshape(-1, k)
-    mean, var = (plain(v.transpose(order)).reshape(-1) for v in (mean, var))
-    parts = np.empty((2, items, k))
-    _run(_layer_gradient, items, x.nbytes, grad, source, each, weight, mean, var, eps, parts, target)
-    if gamma is None:
-        return dx, None, None
-    sums = np.empty((2, k), x.dtype)
-    _add_parts(parts, sums)
-    lying = [gamma.shape[i] for i in places]
-    return dx, *(v.reshape(lying).transpose(np.argsort(places)) for v in sums)
