@@ -14,6 +14,7 @@ import numpy as np
 
 from .jit import inlined
 
+_u = np.uint64  # indices that cannot mean "from the end" are faster; a slice would be counted, by all threads in one place
 LANES = 32  # partial sums of a plane: adding in any other order than the written one is not left to the compiler
 _SEGMENT = 1 << 13  # elements of a plane that are looked at twice, so they fit the fastest cache
 
@@ -43,13 +44,6 @@ def add(x, out):
 def add_four(x0, x1, x2, x3, out):
     for k in range(out.size):
         out[k] += (x0[k] + x1[k]) + (x2[k] + x3[k])
-
-
-@inlined
-def add_wide(x0, x1, x2, x3, out):
-    """Each as float64 first: not even near the largest number does this overflow."""
-    for k in range(out.size):
-        out[k] += (np.float64(x0[k]) + np.float64(x1[k])) + (np.float64(x2[k]) + np.float64(x3[k]))
 
 
 @inlined
@@ -91,47 +85,6 @@ def add_four_products(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
     for k in range(out.size):
         n = near[k]
         out[k] += (g0[k] * (x0[k] - n) + g1[k] * (x1[k] - n)) + (g2[k] * (x2[k] - n) + g3[k] * (x3[k] - n))
-
-
-# The same where near is one number for the whole slice.
-
-
-@inlined
-def add_gaps_of(x, near, out):
-    for k in range(x.size):
-        out[k] += x[k] - near
-
-
-@inlined
-def add_four_gaps_of(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        out[k] += ((x0[k] - near) + (x1[k] - near)) + ((x2[k] - near) + (x3[k] - near))
-
-
-@inlined
-def add_squares_of(x, near, out):
-    for k in range(x.size):
-        d = x[k] - near
-        out[k] += d * d
-
-
-@inlined
-def add_four_squares_of(x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        d0, d1, d2, d3 = x0[k] - near, x1[k] - near, x2[k] - near, x3[k] - near
-        out[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-
-
-@inlined
-def add_products_of(g, x, near, out):
-    for k in range(x.size):
-        out[k] += g[k] * (x[k] - near)
-
-
-@inlined
-def add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, out):
-    for k in range(out.size):
-        out[k] += (g0[k] * (x0[k] - near) + g1[k] * (x1[k] - near)) + (g2[k] * (x2[k] - near) + g3[k] * (x3[k] - near))
 
 
 # ----- moments, kept as three: an origin, the mean less the origin, and the sum of squared differences from the mean
@@ -184,17 +137,20 @@ def halve(lanes):
 
 
 @inlined
-def total_of(x, lanes):
-    """The sum of x, in float64."""
+def total_of(x, begin, end, lanes):
+    """The sum of x[begin:end], in float64: each element by itself, so that not even near the largest number it overflows."""
     clear(lanes)
-    n, end = lanes.size, x.size
-    i = 0
-    while i + 4 * n <= end:
-        add_wide(x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n], lanes)
-        i += 4 * n
-    while i < end:
-        part = x[i : min(i + n, end)]
-        add(part, lanes[: part.size])
+    i, n, stop = _u(begin), _u(LANES), _u(end)
+    while i + n * _u(4) <= stop:
+        for k in range(LANES):
+            j = i + _u(k)
+            x0, x1 = np.float64(x[j]), np.float64(x[j + n])
+            x2, x3 = np.float64(x[j + n * _u(2)]), np.float64(x[j + n * _u(3)])
+            lanes[k] += (x0 + x1) + (x2 + x3)
+        i += n * _u(4)
+    while i < stop:
+        for k in range(min(LANES, np.int64(stop - i))):
+            lanes[k] += x[i + _u(k)]
         i += n
     return halve(lanes)
 
@@ -205,24 +161,26 @@ def moments(x, sums, squares):
 
     Each segment is looked at twice: for its mean, and for the squares of the differences from that as rounded to x's dtype.
     """
-    n = sums.size
     origin, mean, spread, seen = 0.0, 0.0, 0.0, 0.0
     for begin in range(0, x.size, _SEGMENT):
         end = min(begin + _SEGMENT, x.size)
         count = np.float64(end - begin)
-        near = x.dtype.type(total_of(x[begin:end], sums) / count)
+        near = x.dtype.type(total_of(x, begin, end, sums) / count)
         clear(sums)
         clear(squares)
-        i = begin
-        while i + 4 * n <= end:
-            x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
-            add_four_gaps_of(x0, x1, x2, x3, near, sums)
-            add_four_squares_of(x0, x1, x2, x3, near, squares)
-            i += 4 * n
-        while i < end:
-            part = x[i : min(i + n, end)]
-            add_gaps_of(part, near, sums)
-            add_squares_of(part, near, squares)
+        i, n, stop = _u(begin), _u(LANES), _u(end)
+        while i + n * _u(4) <= stop:
+            for k in range(LANES):
+                j = i + _u(k)
+                d0, d1, d2, d3 = x[j] - near, x[j + n] - near, x[j + n * _u(2)] - near, x[j + n * _u(3)] - near
+                sums[k] += (d0 + d1) + (d2 + d3)
+                squares[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            i += n * _u(4)
+        while i < stop:
+            for k in range(min(LANES, np.int64(stop - i))):
+                d = x[i + _u(k)] - near
+                sums[k] += d
+                squares[k] += d * d
             i += n
         total = halve(sums)
         if begin == 0:
@@ -259,18 +217,20 @@ def plane_sums(g, x, near, sums, products):
     """The sums of g and of g (x - near) over a plane."""
     clear(sums)
     clear(products)
-    n, end = sums.size, g.size
-    i = 0
-    while i + 4 * n <= end:
-        g0, g1, g2, g3 = g[i : i + n], g[i + n : i + 2 * n], g[i + 2 * n : i + 3 * n], g[i + 3 * n : i + 4 * n]
-        x0, x1, x2, x3 = x[i : i + n], x[i + n : i + 2 * n], x[i + 2 * n : i + 3 * n], x[i + 3 * n : i + 4 * n]
-        add_four(g0, g1, g2, g3, sums)
-        add_four_products_of(g0, g1, g2, g3, x0, x1, x2, x3, near, products)
-        i += 4 * n
-    while i < end:
-        stop = min(i + n, end)
-        add(g[i:stop], sums[: stop - i])
-        add_products_of(g[i:stop], x[i:stop], near, products)
+    i, n, stop = _u(0), _u(LANES), _u(g.size)
+    while i + n * _u(4) <= stop:
+        for k in range(LANES):
+            j = i + _u(k)
+            g0, g1, g2, g3 = g[j], g[j + n], g[j + n * _u(2)], g[j + n * _u(3)]
+            x0, x1, x2, x3 = x[j], x[j + n], x[j + n * _u(2)], x[j + n * _u(3)]
+            sums[k] += (g0 + g1) + (g2 + g3)
+            products[k] += (g0 * (x0 - near) + g1 * (x1 - near)) + (g2 * (x2 - near) + g3 * (x3 - near))
+        i += n * _u(4)
+    while i < stop:
+        for k in range(min(LANES, np.int64(stop - i))):
+            j = i + _u(k)
+            sums[k] += g[j]
+            products[k] += g[j] * (x[j] - near)
         i += n
     return halve(sums), halve(products)
 
