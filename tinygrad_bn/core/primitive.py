@@ -176,15 +176,19 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
     me = Primitive(function, aux)
     name, arity, defaults, has_aux = me.name, -1 if me.variadic else len(me.arrays), me.defaults, aux
     option_names = frozenset(me.option_names)
+    usual = arity if len(defaults) == len(option_names) else -1  # so many arguments need nothing else
     bind, plan, plans, variadic = me.bind, me.plan, me.plans, me.variadic
 
     @wraps(function)
     def apply(*args, **options):
-        full = {**defaults, **options} if options else defaults
-        if len(args) == arity and full.keys() == option_names:
-            options = full
+        if not options and len(args) == usual:
+            options = defaults
         else:
-            args, options = bind(args, options)
+            full = {**defaults, **options}
+            if len(args) == arity and full.keys() == option_names:
+                options = full
+            else:
+                args, options = bind(args, options)
         raw = []
         parents = []
         needs = 0

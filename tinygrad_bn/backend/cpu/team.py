@@ -242,7 +242,7 @@ class _Workers:
             thread = threading.Thread(target=self._work, daemon=True, name="tinygrad_bn kernel")
             self.threads.append(thread)
             thread.start()
-        for _ in range(count):
+        for _ in range(min(count, len(self.asleep))):
             self._wake()
 
     def _wake(self) -> None:
