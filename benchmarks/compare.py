@@ -75,6 +75,8 @@ AT_MOST = {
     },
     ("numpy-only", "torch"): {"cnn-bn 64": 4.0},
 }
+# Where the input is (N, C, H, W) no more is allowed than where it lies better.
+AT_MOST[OURS, "torch"] |= {f"{name} (NCHW input)": r for name, r in AT_MOST[OURS, "torch"].items() if name.endswith("f+b")}
 
 
 # ----- who takes part, and which ratios are shown

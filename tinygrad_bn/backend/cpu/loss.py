@@ -58,9 +58,10 @@ def _exp(x):
 
 @compiled
 def _softmax(team, items, step, width, x, labels, g, y, smoothing):
-    """With e = e ** d, d = x - max(x), of each row: g (e / sum(e) - target) into y (N, C); the losses into y (N,) if g is None.
+    """With e = e ** d, d = x - max(x), of each row: g (e / sum(e) - target) into y (N, C); if g is empty, losses into y (N, 1).
 
-    (All in one function, since arrays handed to another one are counted, atomically, for each row.)
+    (All in one function, since arrays handed to another one are counted, atomically, for each row; and one for both, since
+    it takes most of a second to compile.)
     """
     slot = join(team)
     samples, classes = x.shape
@@ -76,7 +77,8 @@ def _softmax(team, items, step, width, x, labels, g, y, smoothing):
             n = np.uint64(row)
             label = labels[n]
             if label < 0 or label >= classes:
-                y[n] = np.nan
+                for c in range(y.shape[1]):
+                    y[n, c] = np.nan
                 continue
 
             for c in range(classes):
@@ -104,7 +106,7 @@ def _softmax(team, items, step, width, x, labels, g, y, smoothing):
             for k in range(used):
                 total += lanes[k]
 
-            if g is None:
+            if g.size == 0:
                 target = np.float64(x[n, label]) - best
                 if smoothing:
                     for k in range(used):
@@ -116,7 +118,7 @@ def _softmax(team, items, step, width, x, labels, g, y, smoothing):
                     for k in range(used):
                         rest += lanes[k]
                     target = target * (1.0 - smoothing) + rest / classes * smoothing
-                y[n] = np.log(total) - target
+                y[n, 0] = np.log(total) - target
             else:
                 weight, factor = 1.0 / total, np.float64(g[n])
                 for c in range(classes):
@@ -138,7 +140,7 @@ def cross_entropy(x, labels, label_smoothing):
         return portable.cross_entropy(x, labels, label_smoothing)
     x, labels = plain(x), plain(labels.astype(np.int64, copy=False))
     y = np.empty(len(x), x.dtype)
-    _launch(x, labels, None, y, label_smoothing)
+    _launch(x, labels, y[:0], y.reshape(-1, 1), label_smoothing)
     return y
 
 
