@@ -8,7 +8,7 @@ sources of 14.2.0; ``test_fake_cupy_contract.py`` states it as tests that run on
 
 Stricter than CuPy on purpose: a NumPy array is refused by all but ``asarray``, ``array``, ``asnumpy`` and index keys
 (CuPy's ``sum(numpy_array)`` quietly runs on the host; its ``isclose`` and ``einsum`` upload), ``empty`` is filled with
-NaN or a huge number, a ``broadcast_to`` view cannot be written.  Not modelled: kernels (RawKernel and the like),
+NaN or a huge number, a ``broadcast_to`` view cannot be written.  Kernels: RawModule alone, see fake_kernels.py.  Not modelled:
 DLPack, ``__cuda_array_interface__``, several devices, asynchronous execution.
 
 Counters, all at module level (see ``count_syncs``): ``syncs`` are copies to the host that wait, ``uploads`` explicit
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from fake_kernels import RawModule as RawModule
 
 __version__ = "14.2.0"
 syncs = uploads = implicit_uploads = device_syncs = 0
@@ -952,6 +953,14 @@ random = _submodule(
     **{n: _legacy(n) for n in "rand randn random uniform normal standard_normal randint permutation".split()},
 )  # fmt: skip
 linalg = _submodule("linalg", matmul=_API["matmul"], **_table("fresh", _LINALG, np.linalg))
+_compute_types: dict[str, str] = {}
+_core = _submodule(
+    "_core",
+    _routines_linalg=_submodule(
+        "_core._routines_linalg", COMPUTE_TYPE_DEFAULT="default", COMPUTE_TYPE_TF32="tf32",
+        set_compute_type=_compute_types.__setitem__,
+    ),
+)  # fmt: skip
 lib = _submodule("lib", stride_tricks=_submodule("lib.stride_tricks", **_strided))
 
 _LACKING = frozenset(

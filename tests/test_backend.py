@@ -370,3 +370,24 @@ except RuntimeError as error:
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("device 'cuda' needs CuPy")
+
+
+# ----- settings for CUDA
+
+
+def test_settings_for_cuda(cuda_stand_in, monkeypatch):
+    assert tg.cuda.allow_tf32 is False and tg.cuda.deterministic is False
+    monkeypatch.setattr(backend.cuda_settings, "_xp", None)
+    tg.cuda.allow_tf32 = True  # also before there is any
+    try:
+        backend.cuda_settings.apply(fake_cupy)
+        assert fake_cupy._compute_types["float32"] == "tf32"
+        tg.cuda.allow_tf32 = False
+        assert fake_cupy._compute_types["float32"] == "default"
+        for wrong in (1, "yes", None):
+            with pytest.raises(TypeError, match=r"tinygrad_bn.cuda.deterministic expected True or False, got"):
+                tg.cuda.deterministic = wrong
+        tg.cuda.deterministic = True
+        assert backend.cuda_settings.deterministic and tg.cuda.deterministic
+    finally:
+        tg.cuda.allow_tf32 = tg.cuda.deterministic = False

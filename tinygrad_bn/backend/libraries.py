@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import cuda_settings
+
 Array = Any
 
 
@@ -74,6 +76,7 @@ def load_cuda() -> Library:
     if not xp.cuda.is_available():
         raise RuntimeError("device 'cuda' needs an NVIDIA GPU and its driver: CuPy is installed, but it found none")
     library = Library(xp, importlib.import_module(".cuda", __package__), "cuda")
+    cuda_settings.apply(xp)
     register(xp.ndarray, library)
     return library
 

@@ -1,0 +1,471 @@
+"""What each CUDA kernel does, in NumPy, block for block: the same parts, the same chunks, the same trees of sums.
+
+A twin takes what its kernel takes, NumPy arrays for the pointers, and writes where it writes. Rounding may differ in the last
+bit where a GPU multiplies and adds in one go.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+
+THREADS, CHUNK = 256, 16
+
+
+class Launch(NamedTuple):
+    """The grid, and what the names of types mean."""
+
+    x: int
+    y: int
+    types: dict[str, np.dtype]
+
+    def wide(self, a: Any) -> np.ndarray:
+        return np.asarray(a).astype(self.types["Wide"])
+
+    def number(self, a: float) -> Any:
+        return self.types["Wide"].type(a)
+
+    def covers(self, n: int) -> None:
+        """That there is a thread for each of n elements, and no block too many."""
+        assert (self.x - 1) * THREADS < n <= self.x * THREADS, f"a grid of {self.x} blocks for {n} elements"
+
+
+def over_block(values: tuple[np.ndarray, ...], join) -> tuple[np.ndarray, ...]:
+    """The values of all threads (the last axis), joined two and two: over_block of common.cuh."""
+    half = THREADS // 2
+    while half:
+        values = join(tuple(v[..., :half] for v in values), tuple(v[..., half : 2 * half] for v in values))
+        half //= 2
+    return tuple(v[..., 0] for v in values)
+
+
+# ----- norm.cu
+
+
+def joined(a, b):
+    """Chan's formula for (count, mean, m2)."""
+    count = a[0] + b[0]
+    safe = np.where(count == 0, 1, count)
+    share, delta = b[0] / safe, b[1] - a[1]
+    both = count, a[1] + delta * share, a[2] + b[2] + delta * delta * (a[0] * share)
+    return tuple(np.where(b[0] == 0, u, np.where(a[0] == 0, v, w)) for u, v, w in zip(a, b, both, strict=True))
+
+
+def added(a, b):
+    return tuple(u + v for u, v in zip(a, b, strict=True))
+
+
+class Channels:
+    """The values of x (N, C, S) as threads take them: (C, parts, chunks, CHUNK, THREADS); and back."""
+
+    def __init__(self, launch: Launch, n, channels, size, span):
+        assert launch.x == channels and (launch.y - 1) * span < n * size <= launch.y * span
+        assert span % (CHUNK * THREADS) == 0 and launch.y <= THREADS
+        self.sizes = n, channels, size
+        self.padded = launch.y * span
+        self.parts = launch.y
+        inside = np.arange(self.padded) < n * size
+        self.inside = inside.reshape(launch.y, -1, CHUNK, THREADS)
+        self.counts = self.inside.sum(axis=2)  # of each chunk of each thread
+
+    def take(self, x):
+        n, c, size = self.sizes
+        flat = x.reshape(n, c, size).transpose(1, 0, 2).reshape(c, n * size)
+        return np.pad(flat, ((0, 0), (0, self.padded - n * size))).reshape(c, *self.inside.shape)
+
+    def put(self, values, out):
+        n, c, size = self.sizes
+        flat = values.reshape(c, self.padded)[:, : n * size]
+        out.reshape(n, c, size)[...] = flat.reshape(c, n, size).transpose(1, 0, 2)
+
+
+def _measure(launch, x, ch):
+    values = launch.wide(ch.take(x))
+    mine = tuple(np.zeros((*values.shape[:2], THREADS)) for _ in range(3))
+    for chunk in range(values.shape[2]):
+        inside, count = ch.inside[:, chunk], ch.counts[:, chunk]
+        first = values[:, :, chunk, 0]
+        d = np.where(inside, values[:, :, chunk] - first[:, :, None], launch.number(0))
+        total, square = launch.wide(np.zeros_like(first)), launch.wide(np.zeros_like(first))
+        for k in range(CHUNK):
+            total = total + d[:, :, k]
+        mean = total / launch.wide(np.maximum(count, 1))
+        for k in range(CHUNK):
+            square = square + np.where(inside[:, k], (d[:, :, k] - mean) ** 2, launch.number(0))
+        some = np.broadcast_to(count, first.shape).astype(float), first.astype(float) + mean, square.astype(float)
+        mine = joined(mine, some)
+    return over_block(mine, joined)  # each (C, parts)
+
+
+def _centred(launch, values, mean):
+    near = launch.wide(mean)
+    return values - near - launch.wide(mean - near)
+
+
+def _correlate(launch, g, x, mean, ch):
+    a, b = launch.wide(ch.take(g)), launch.wide(ch.take(x))
+    mean = mean[:, None, None, None, None]
+    d = np.where(ch.inside, _centred(launch, b, mean), launch.number(0))
+    mine = tuple(np.zeros((*a.shape[:2], THREADS)) for _ in range(2))
+    for chunk in range(a.shape[2]):
+        one = x_ = launch.wide(np.zeros(a.shape[:2] + (THREADS,)))
+        for k in range(CHUNK):
+            one = one + a[:, :, chunk, k]
+            x_ = x_ + a[:, :, chunk, k] * d[:, :, chunk, k]
+        mine = added(mine, (one.astype(float), x_.astype(float)))
+    return over_block(mine, added)
+
+
+def _column(a):
+    return a[:, None, None, None, None]
+
+
+def _normalise(launch, x, gamma, beta, mean, var, eps, y, ch):
+    values = launch.wide(ch.take(x))
+    inv_std = launch.wide(1 / np.sqrt(var + eps))
+    scale = launch.wide(np.ones_like(mean)) if gamma is None else gamma
+    shift = launch.wide(np.zeros_like(mean)) if beta is None else beta
+    d = _centred(launch, values, _column(mean))
+    ch.put(d * _column(inv_std) * _column(scale) + _column(shift), y)
+
+
+def _differentiate(launch, g, x, gamma, mean, var, eps, sums, count, dx, ch):
+    inv_std = 1 / np.sqrt(var + eps)
+    along_one, along_x_hat = launch.wide(sums[0] / count), launch.wide(sums[1] * inv_std / count)
+    scale = launch.wide(inv_std * (1 if gamma is None else gamma.astype(float)))
+    x_hat = _centred(launch, launch.wide(ch.take(x)), _column(mean)) * _column(launch.wide(inv_std))
+    a = launch.wide(ch.take(g))
+    ch.put((a - (x_hat * _column(along_x_hat) + _column(along_one))) * _column(scale), dx)
+
+
+def _write_statistics(moments, mean, var):
+    mean[...] = moments[1]
+    var[...] = moments[2] / moments[0]
+
+
+def _write_affine(launch, sums, var, eps, dgamma, dbeta):
+    if dgamma is not None:
+        dgamma[...] = launch.wide(sums[1] / np.sqrt(var + eps))
+        dbeta[...] = launch.wide(sums[0])
+
+
+def _tree(parts, join):
+    """read_moments and read_sums: (fields, parts, C), one part to a thread."""
+    fields = np.zeros((parts.shape[0], parts.shape[2], THREADS))
+    fields[:, :, : parts.shape[1]] = parts.transpose(0, 2, 1)
+    return over_block(tuple(fields), join)
+
+
+def batch_norm(launch, x, n, channels, size, span, gamma, beta, eps, y, mean, var):
+    assert launch.y == 1
+    ch = Channels(launch, n, channels, size, span)
+    _write_statistics([v[:, 0] for v in _measure(launch, x, ch)], mean, var)
+    _normalise(launch, x, gamma, beta, mean, var, eps, y, ch)
+
+
+def batch_norm_parts(launch, x, n, channels, size, span, parts):
+    parts[...] = [v.T for v in _measure(launch, x, Channels(launch, n, channels, size, span))]
+
+
+def batch_norm_joined(launch, x, n, channels, size, span, parts, gamma, beta, eps, y, mean, var):
+    _write_statistics(_tree(parts, joined), mean, var)
+    _normalise(launch, x, gamma, beta, mean, var, eps, y, Channels(launch, n, channels, size, span))
+
+
+def batch_norm_inference(launch, x, n, channels, size, span, gamma, beta, mean, var, eps, y):
+    statistics = mean.astype(float), var.astype(float)
+    _normalise(launch, x, gamma, beta, *statistics, eps, y, Channels(launch, n, channels, size, span))
+
+
+def batch_norm_backward(launch, g, x, n, channels, size, span, gamma, mean, var, eps, dx, dgamma, dbeta):
+    assert launch.y == 1
+    ch = Channels(launch, n, channels, size, span)
+    sums = [v[:, 0] for v in _correlate(launch, g, x, mean, ch)]
+    _write_affine(launch, sums, var, eps, dgamma, dbeta)
+    _differentiate(launch, g, x, gamma, mean, var, eps, sums, float(n * size), dx, ch)
+
+
+def batch_norm_backward_parts(launch, g, x, n, channels, size, span, mean, parts):
+    parts[...] = [v.T for v in _correlate(launch, g, x, mean, Channels(launch, n, channels, size, span))]
+
+
+def batch_norm_backward_joined(launch, g, x, n, channels, size, span, parts, gamma, mean, var, eps, dx, dgamma, dbeta):
+    sums = _tree(parts, added)
+    _write_affine(launch, sums, var, eps, dgamma, dbeta)
+    ch = Channels(launch, n, channels, size, span)
+    _differentiate(launch, g, x, gamma, mean, var, eps, sums, float(n * size), dx, ch)
+
+
+def follow(launch, running_mean, running_var, mean, var, channels, weight, correction, new_mean, new_var):
+    launch.covers(channels)
+    finite = np.isfinite(mean) & np.isfinite(var)
+    for old, new, batch in ((running_mean, new_mean, mean), (running_var, new_var, var * correction)):
+        new[...] = np.where(finite, (1 - weight) * old.astype(float) + weight * batch, old)
+
+
+# ----- elementwise.cu
+
+
+def relu(launch, x, n, y):
+    launch.covers(n)
+    y[...] = np.where(x < 0, x.dtype.type(0), x)
+
+
+def relu_backward(launch, g, y, n, dx):
+    launch.covers(n)
+    dx[...] = g * (y > 0)
+
+
+def sigmoid(launch, x, n, y):
+    launch.covers(n)
+    half = launch.number(0.5)
+    y[...] = half * np.tanh(half * launch.wide(x)) + half
+
+
+def sigmoid_backward(launch, g, y, n, dx):
+    launch.covers(n)
+    dx[...] = launch.wide(g) * launch.wide(y) * (1 - launch.wide(y))
+
+
+# ----- pool.cu
+
+
+class Windows(NamedTuple):
+    planes: int
+    h: int
+    w: int
+    oh: int
+    ow: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    ph: int
+    pw: int
+
+
+def _windows(struct):
+    return Windows(*struct["numbers"][0].tolist())
+
+
+def _spots(launch, planes, rows, columns):
+    """Plane, row and column of each thread's element."""
+    launch.covers(planes * rows * columns)
+    i = np.arange(planes * rows * columns)
+    return i // columns // rows, i // columns % rows, i % columns
+
+
+def _reach(x, plane, row, column, otherwise):
+    """x (planes, h, w) there, or ``otherwise`` outside; and whether it is inside."""
+    _, h, w = x.shape
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+    return np.where(inside, x[plane, np.clip(row, 0, h - 1), np.clip(column, 0, w - 1)], x.dtype.type(otherwise)), inside
+
+
+def max_pool2d(launch, x, windows, y, place):
+    of = _windows(windows)
+    plane, row, column = _spots(launch, of.planes, of.oh, of.ow)
+    x = launch.wide(x).reshape(of.planes, of.h, of.w)
+    best, number = np.full(plane.shape, -np.inf, x.dtype), np.zeros(plane.shape, int)
+    nan = np.zeros(plane.shape, bool)
+    for k in range(of.kh * of.kw):
+        v, inside = _reach(x, plane, row * of.sh - of.ph + k // of.kw, column * of.sw - of.pw + k % of.kw, -np.inf)
+        nan |= inside & np.isnan(v)
+        better = inside & (v > best)
+        best, number = np.where(better, v, best), np.where(better, k, number)
+    y.reshape(-1)[...] = np.where(nan, np.nan, best)
+    place.reshape(-1)[...] = np.where(nan, 0, number)
+
+
+def max_pool2d_scatter(launch, g, place, windows, dx):
+    of = _windows(windows)
+    plane, row, column = _spots(launch, of.planes, of.h, of.w)
+    row, column = row + of.ph, column + of.pw
+    g, place = (a.reshape(of.planes, of.oh, of.ow) for a in (launch.wide(g), place))
+    total = np.zeros(plane.shape, g.dtype)
+    for a in range(of.oh):  # in the order of the windows, as the kernel
+        for b in range(of.ow):
+            down, right = row - a * of.sh, column - b * of.sw
+            inside = (down >= 0) & (down < of.kh) & (right >= 0) & (right < of.kw)
+            mine = inside & (place[plane, a, b] == down * of.kw + right)
+            total = np.where(mine, total + g[plane, a, b], total)
+    dx.reshape(-1)[...] = total
+
+
+def max_pool2d_gather(launch, x, place, windows, y):
+    of = _windows(windows)
+    plane, row, column = _spots(launch, of.planes, of.oh, of.ow)
+    at = place.reshape(-1).astype(int)
+    x = x.reshape(of.planes, of.h, of.w)
+    row, column = row * of.sh - of.ph + at // of.kw, column * of.sw - of.pw + at % of.kw
+    y.reshape(-1)[...] = _reach(x, plane, row, column, 0)[0]
+
+
+def avg_pool2d(launch, x, windows, y):
+    of = _windows(windows)
+    plane, row, column = _spots(launch, of.planes, of.oh, of.ow)
+    x = launch.wide(x).reshape(of.planes, of.h, of.w)
+    total = np.zeros(plane.shape, x.dtype)
+    for k in range(of.kh * of.kw):
+        v, inside = _reach(x, plane, row * of.sh - of.ph + k // of.kw, column * of.sw - of.pw + k % of.kw, 0)
+        total = np.where(inside, total + v, total)
+    y.reshape(-1)[...] = total / launch.number(of.kh * of.kw)
+
+
+def avg_pool2d_spread(launch, g, windows, dx):
+    of = _windows(windows)
+    plane, row, column = _spots(launch, of.planes, of.h, of.w)
+    row, column = row + of.ph, column + of.pw
+    g = launch.wide(g).reshape(of.planes, of.oh, of.ow)
+    total = np.zeros(plane.shape, g.dtype)
+    for a in range(of.oh):
+        for b in range(of.ow):
+            down, right = row - a * of.sh, column - b * of.sw
+            inside = (down >= 0) & (down < of.kh) & (right >= 0) & (right < of.kw)
+            total = np.where(inside, total + g[plane, a, b], total)
+    dx.reshape(-1)[...] = total / launch.number(of.kh * of.kw)
+
+
+# ----- loss.cu
+
+
+def _by_threads(a, otherwise):
+    """(N, C) as the threads of a block take it: (N, turns, THREADS)."""
+    n, c = a.shape
+    return np.pad(a, ((0, 0), (0, -c % THREADS)), constant_values=otherwise).reshape(n, -1, THREADS)
+
+
+def _sum(values):
+    """(N, turns, THREADS): each thread's in turn, then over the block."""
+    mine = np.zeros(values.shape[::2], values.dtype)
+    for turn in range(values.shape[1]):
+        mine = mine + values[:, turn]
+    return over_block((mine,), added)[0]
+
+
+def _softmax(launch, x):
+    x = launch.wide(x)
+    largest = over_block((_by_threads(x, -np.inf).max(axis=1),), lambda a, b: (np.maximum(a[0], b[0]),))[0]
+    d = x - largest[:, None]
+    return d, _sum(_by_threads(np.exp(d), 0))
+
+
+def _inside(launch, labels, classes):
+    assert launch.x == len(labels)
+    return (labels >= 0) & (labels < classes)
+
+
+def cross_entropy(launch, x, labels, classes, smoothing, losses):
+    inside = _inside(launch, labels, classes)
+    d, total = _softmax(launch, x)
+    chosen = np.where(inside, d[np.arange(len(d)), np.where(inside, labels, 0)], launch.number(np.nan))
+    if smoothing != 0:
+        mean = _sum(_by_threads(d, 0)) / launch.number(classes)
+        chosen = chosen * launch.number(1 - smoothing) + mean * launch.number(smoothing)
+    losses[...] = np.log(total) - chosen
+
+
+def cross_entropy_backward(launch, g, x, labels, classes, smoothing, dx):
+    inside = _inside(launch, labels, classes)
+    d, total = _softmax(launch, x)
+    hot = labels[:, None] == np.arange(classes)
+    everywhere = np.where(inside, launch.number(smoothing / classes), launch.number(np.nan))[:, None]
+    target = everywhere + np.where(hot, launch.number(1 - smoothing), launch.number(0))
+    dx[...] = (np.exp(d) / total[:, None] - target) * launch.wide(g)[:, None]
+
+
+# ----- philox.cu
+
+_LOW = 2**64 - 1
+
+
+def _high(a, b):
+    return np.array([int(v) * b >> 64 for v in a], np.uint64)
+
+
+def dropout(launch, x, n, scale, threshold, key, y):
+    blocks = -(-n // 4)
+    launch.covers(blocks)
+    zero = np.zeros(blocks, np.uint64)
+    c, k0, k1 = [np.arange(1, blocks + 1, dtype=np.uint64), zero, zero, zero], int(key), 0
+    for _ in range(10):
+        a, b = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+        high0, low0, high1, low1 = _high(c[0], a), c[0] * np.uint64(a), _high(c[2], b), c[2] * np.uint64(b)
+        c = [high1 ^ c[1] ^ np.uint64(k0), low1, high0 ^ c[3] ^ np.uint64(k1), low0]
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & _LOW, (k1 + 0xBB67AE8584CAA73B) & _LOW
+    keep = (np.stack(c, axis=1).reshape(-1)[:n] >> np.uint64(11) >= threshold).reshape(x.shape)
+    y[...] = np.where(keep, launch.wide(x) * launch.number(scale), launch.number(0))
+
+
+# ----- optim.cu
+
+
+def _gradient(launch, table):
+    """The gradient, read where the table says that its pieces lie; and where it belongs among the weights."""
+    t = table[0]
+    count, real = int(t["count"]), launch.types["Real"]
+    ends = [*t["starts"][1:count].tolist(), int(t["stop"])]
+    pieces = []
+    for start, end, address in zip(t["starts"][:count].tolist(), ends, t["addresses"][:count].tolist(), strict=True):
+        memory = (ctypes.c_char * ((end - start) * real.itemsize)).from_address(address)
+        pieces.append(np.frombuffer(memory, real))
+    at = slice(int(t["starts"][0]), int(t["stop"]))
+    launch.covers(at.stop - at.start)
+    return launch.wide(np.concatenate(pieces)), at
+
+
+def sgd(launch, weights, grads, buffer, first_step, lr, momentum, dampening, weight_decay, nesterov):
+    g, at = _gradient(launch, grads)
+    w = launch.wide(weights[at])
+    if weight_decay != 0:
+        g = g + launch.number(weight_decay) * w
+    if momentum != 0:
+        b = g if first_step else launch.number(momentum) * launch.wide(buffer[at]) + launch.number(1 - dampening) * g
+        buffer[at] = b
+        g = g + launch.number(momentum) * b if nesterov else b
+    weights[at] = w - launch.number(lr) * g
+
+
+def adam(launch, weights, grads, mean, square, beta1, beta2, scale, root, eps, decay, keep):
+    g, at = _gradient(launch, grads)
+    w, number = launch.wide(weights[at]), launch.number
+    if decay != 0:
+        g = g + number(decay) * w
+    m = number(beta1) * launch.wide(mean[at]) + number(1 - beta1) * g
+    v = number(beta2) * launch.wide(square[at]) + number(1 - beta2) * (g * g)
+    mean[at], square[at] = m, v
+    weights[at] = number(keep) * w - number(scale) * (m / (np.sqrt(v) * number(root) + number(eps)))
+
+
+# ----- conv.cu
+
+
+def _grid(struct):
+    return struct["numbers"][0].tolist()
+
+
+def im2col(launch, x, grid, patches):
+    n, c, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw = _grid(grid)
+    launch.covers(n * c * kh * kw * oh * ow)
+    at = np.arange(n * c * kh * kw * oh * ow)
+    j, i, row = at % ow, at // ow % oh, at // ow // oh
+    b, a, plane = row % kw, row // kw % kh, row // kw // kh
+    x = x.reshape(n * c, h, w)
+    patches.reshape(-1)[...] = _reach(x, plane, i * sh - ph + a * dh, j * sw - pw + b * dw, 0)[0]
+
+
+def col2im(launch, patches, grid, x):
+    n, c, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw = _grid(grid)
+    plane, y, z = _spots(launch, n * c, h, w)
+    patches = launch.wide(patches).reshape(n * c, kh, kw, oh, ow)
+    total = np.zeros(plane.shape, patches.dtype)
+    for a in range(kh):
+        for b in range(kw):
+            down, right = y + ph - a * dh, z + pw - b * dw
+            i, j = down // sh, right // sw
+            inside = (down >= 0) & (down % sh == 0) & (i < oh) & (right >= 0) & (right % sw == 0) & (j < ow)
+            v = patches[plane, a, b, np.clip(i, 0, oh - 1), np.clip(j, 0, ow - 1)]
+            total = np.where(inside, total + v, total)
+    x.reshape(-1)[...] = total

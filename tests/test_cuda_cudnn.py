@@ -1,0 +1,153 @@
+"""Convolution on CUDA by cuDNN's frontend: on a stand-in for it everywhere, on the real one where there is a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import fake_cudnn
+import numpy as np
+import pytest
+
+import tinygrad_bn as tg
+from tinygrad_bn.backend import cuda, portable
+from tinygrad_bn.backend.cuda import cudnn, patches
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    """What was found, and the plans, are of this test alone."""
+    cudnn._load.cache_clear()
+    cudnn._plan.cache_clear()
+    yield
+    cudnn._load.cache_clear()
+    cudnn._plan.cache_clear()
+
+
+@pytest.fixture
+def frontend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cudnn", fake_cudnn)
+    monkeypatch.setattr(fake_cudnn, "built", [])
+    return fake_cudnn
+
+
+CASES = [
+    # n, c, h, w, o, kernel, stride, padding, dilation, groups
+    ((2, 3, 8, 9), 4, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((1, 4, 9, 7), 6, (3, 2), (2, 1), (0, 1), (1, 2), 2),
+    ((3, 2, 5, 5), 2, (1, 1), (2, 2), (0, 0), (1, 1), 1),
+]
+
+
+def convolved(device, shape, o, kernel, stride, padding, dilation, groups, dtype, rng):
+    how = stride, padding, dilation, groups
+    x, w = rng.standard_normal(shape).astype(dtype), rng.standard_normal((o, shape[1] // groups, *kernel)).astype(dtype)
+    b = rng.standard_normal(o).astype(dtype)
+    y = portable.conv2d(x, w, b, *how)
+    g = rng.standard_normal(y.shape).astype(dtype)
+    there = [device.array(a) for a in (x, w, b, g)]
+    x2, w2, b2, g2 = there
+    got = cuda.conv2d(x2, w2, b2, *how), cuda.conv2d_input(g2, w2, x.shape, *how), cuda.conv2d_weight(g2, x2, w.shape, *how)
+    wide = [a.astype("float64") for a in (x, w, b, g)]
+    expected = (
+        portable.conv2d(*wide[:3], *how),
+        portable.conv2d_input(wide[3], wide[1], x.shape, *how),
+        portable.conv2d_weight(wide[3], wide[0], w.shape, *how),
+    )
+    return [device.numpy(a) for a in got], expected
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_it_serves_where_it_is_installed(cuda_stand_in, frontend, rng, case, dtype):
+    got, expected = convolved(cuda_stand_in, *case, dtype, rng)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, atol={"float16": 2e-2, "float32": 1e-5}[dtype] * np.abs(b).max())
+    assert [g.kind for g in frontend.built] == ["conv2d", "conv2d_input", "conv2d_weight"]
+    convolved(cuda_stand_in, *case, dtype, rng)
+    assert len(frontend.built) == 3  # the plans are kept
+    unwanted = ["TENSOR_CORE"] if dtype == "float32" else []  # a half has no more bits than a tensor core keeps
+    assert all(g.unwanted == unwanted for g in frontend.built)
+    assert frontend.streams[-1] == ("handle", cuda_stand_in.xp.cuda.get_current_stream().ptr)
+
+
+def test_settings_choose_other_plans(cuda_stand_in, frontend, rng):
+    convolved(cuda_stand_in, *CASES[0], "float32", rng)
+    tg.cuda.deterministic = True
+    try:
+        convolved(cuda_stand_in, *CASES[0], "float32", rng)
+        tg.cuda.allow_tf32 = True
+        convolved(cuda_stand_in, *CASES[0], "float32", rng)
+    finally:
+        tg.cuda.deterministic = tg.cuda.allow_tf32 = False
+    unwanted = [g.unwanted for g in frontend.built[::3]]
+    assert unwanted == [["TENSOR_CORE"], ["TENSOR_CORE", "NONDETERMINISTIC"], ["NONDETERMINISTIC"]]
+
+
+def test_float64_and_empty_arrays_are_for_cublas(cuda_stand_in, frontend, rng):
+    got, expected = convolved(cuda_stand_in, *CASES[1], "float64", rng)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    assert cuda.conv2d(cuda_stand_in.array(np.zeros((0, 3, 8, 8), "f")), cuda_stand_in.array(np.zeros((2, 3, 3, 3), "f")),
+                       None, (1, 1), (1, 1), (1, 1), 1).shape == (0, 2, 8, 8)  # fmt: skip
+    assert frontend.built == []
+
+
+def test_where_it_knows_no_way_cublas_serves_and_it_says_so_once(cuda_stand_in, frontend, rng, monkeypatch):
+    monkeypatch.setattr(frontend, "refuse", True)
+    with pytest.warns(RuntimeWarning, match=r"cuDNN knows no way to compute conv_\w+ of shapes .* No valid engine") as said:
+        for _ in range(2):
+            got, expected = convolved(cuda_stand_in, *CASES[0], "float32", rng)
+    assert len(said) == 3
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_why_it_does_not_serve(frontend, monkeypatch):
+    assert cudnn.why_not() == ""
+    for version, says in (("1.11.0", "1.11.0 is installed, expected one from 1.12"), ("1.27.0", "1.27.0 is installed")):
+        cudnn._load.cache_clear()
+        monkeypatch.setattr(frontend, "__version__", version)
+        assert says in cudnn.why_not()
+    monkeypatch.setattr(frontend, "__version__", "1.26.0")
+
+    def fails():
+        raise RuntimeError("Unable to find symbol cudnnCreate")
+
+    cudnn._load.cache_clear()
+    monkeypatch.setattr(frontend, "create_handle", fails)
+    assert cudnn.why_not() == "cuDNN cannot be used: Unable to find symbol cudnnCreate"
+    cudnn._load.cache_clear()
+    monkeypatch.setitem(sys.modules, "cudnn", None)
+    assert "pip install 'tinygrad_bn[cudnn12]'" in cudnn.why_not()
+
+
+def test_patches_are_made_for_some_samples_at_a_time(cuda_stand_in, rng, monkeypatch):
+    monkeypatch.setattr(patches, "_PATCH_BYTES", 1)
+    got, expected = convolved(cuda_stand_in, *CASES[1], "float64", rng)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_graphs_of_the_real_frontend():
+    """It infers the sizes of forward itself: they must be ours. Without a GPU this is as far as it goes."""
+    real = pytest.importorskip("cudnn", reason="cuDNN's frontend is not installed")
+    try:
+        handle = None
+        real.backend_version()
+        handle = 0
+    except Exception as why:
+        pytest.skip(f"cuDNN itself is not installed: {why}")
+    assert importlib.import_module("cudnn") is real
+    for shape, o, kernel, stride, padding, dilation, groups in CASES:
+        weight = (o, shape[1] // groups, *kernel)
+        out = (shape[0], o, *portable.window_counts(shape, kernel, stride, padding, dilation))
+        for kind, shapes in (
+            ("conv_fprop", (shape, weight, out)),
+            ("conv_dgrad", (out, weight, shape)),
+            ("conv_wgrad", (shape, out, weight)),
+        ):
+            _, tensors = cudnn.graph_of(cudnn.Frontend(real, handle), kind, shapes, "float32", stride, padding, dilation)
+            assert [tuple(t.get_dim()) for t in tensors] == list(shapes)
+            assert [t.get_stride() for t in tensors] == [cudnn._strides(s) for s in shapes]

@@ -1,0 +1,349 @@
+"""The CUDA kernels, without a GPU: each source compiles for three architectures without spilling registers; launches fit the
+sources; the kernels' NumPy twins equal the portable kernels; and, where there is a g++, so do the sources themselves, run on a
+CPU. With a GPU, the kernels themselves are held against the portable ones."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import re
+
+import cuda_on_cpu
+import fake_cupy
+import fake_kernels
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_bn import backend
+from tinygrad_bn.backend import cuda, portable
+from tinygrad_bn.backend.cuda import launch
+
+DTYPES = ["float16", "float32", "float64"]
+TOLERANCE = {"float16": 2e-3, "float32": 3e-6, "float64": 1e-13}
+
+
+# ----- the sources compile
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """NVIDIA's compiler, from its wheel: it needs no GPU and no driver."""
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvrtc-cu12")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
+    (library,) = [f.locate() for f in files or () if re.fullmatch(r"libnvrtc\.so\.12", f.name)]
+    return ctypes.CDLL(str(library))
+
+
+def compiled(nvrtc, source, options):
+    """What the compiler says: its verdict and its log."""
+    program = ctypes.c_void_p()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None) == 0
+    given_options = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+    verdict = nvrtc.nvrtcCompileProgram(program, len(options), given_options)
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return verdict, log.value.decode()
+
+
+def defines_of(name):
+    """All that a source may be told beside the dtype."""
+    ways = [("Place=unsigned char",), ("Place=int",)] if name == "pool" else [()]
+    return [*ways, (*ways[0], "LARGE=1")]
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", launch.SOURCES)
+def test_sources_compile_and_spill_nothing(nvrtc, name, dtype, architecture):
+    for defines in defines_of(name):
+        options = [*launch.options(dtype, *defines), f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
+        verdict, log = compiled(nvrtc, launch.source(name), options)
+        assert verdict == 0, log
+        spills = dict(
+            re.findall(r"Function properties for (\w+)\n.*?(\d+ bytes spill stores, \d+ bytes spill loads)", log, re.DOTALL)
+        )
+        assert spills == {k: "0 bytes spill stores, 0 bytes spill loads" for k in fake_kernels.kernels(launch.source(name))}, (
+            log
+        )
+
+
+def test_the_compiler_notices(nvrtc):
+    broken = launch.source("elementwise").replace("Index i = element();", "Index j = element();", 1)
+    verdict, log = compiled(nvrtc, broken, [*launch.options("float32"), "--gpu-architecture=sm_80"])
+    assert verdict != 0 and 'identifier "i" is undefined' in log
+
+
+# ----- and do what the portable kernels do
+
+
+def _engines():
+    emulated = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="no g++, which would run the sources on the CPU")
+    return ["twin", pytest.param("source", marks=emulated), pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+class Side:
+    """Where kernels are run: ``run(kernel, *args)`` with NumPy arrays gives NumPy arrays."""
+
+    def __init__(self, engine, xp):
+        self.engine, self.xp = engine, xp
+
+    def there(self, a):
+        return self.xp.asarray(a) if isinstance(a, np.ndarray) else a
+
+    def back(self, a):
+        return type(a)(map(self.back, a)) if type(a) in (tuple, list) else self.xp.asnumpy(a) if hasattr(a, "get") else a
+
+    def run(self, kernel, *args):
+        there = [self.there(a) for a in args]
+        out = kernel(*there)
+        return self.back(out), [self.back(a) for a in there]
+
+
+@pytest.fixture(params=_engines())
+def side(request, monkeypatch):
+    """The kernels' twins, their sources on the CPU, and the kernels themselves."""
+    if request.param == "gpu":
+        try:
+            return Side("gpu", backend.load_cuda().xp)
+        except RuntimeError as why:
+            pytest.skip(str(why))
+    request.getfixturevalue("cuda_stand_in")
+    if request.param == "source":
+        monkeypatch.setattr(fake_kernels.RawModule, "run", cuda_on_cpu.run)
+    return Side(request.param, fake_cupy)
+
+
+def dtypes_of(side):
+    return [d for d in DTYPES if side.engine != "source" or d != "float16"]  # (a C++ compiler has no PTX for halves)
+
+
+def agree(got, expected, dtype, scale=1.0, size=0.0):
+    """Equal within rounding of the largest finite value (or of ``size``), NaN and infinities where the other has them."""
+    for a, b in zip(got, expected, strict=True):
+        if b is None or a is None:
+            assert a is b
+            continue
+        assert a.dtype == b.dtype and a.shape == b.shape
+        if b.dtype.kind != "f":
+            np.testing.assert_array_equal(a, b)
+            continue
+        finite = np.isfinite(b)
+        tolerance = TOLERANCE[dtype] * scale * float(np.abs(b[finite].astype(float)).max(initial=max(size, 1e-30)))
+        np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0, atol=tolerance, equal_nan=True)
+
+
+def compare(side, name, *args, dtype, scale=1.0, size=0.0):
+    fast, mine = side.run(getattr(cuda, name), *args)
+    slow = getattr(portable, name)(*[a.copy() if isinstance(a, np.ndarray) else a for a in args])
+    as_tuple = lambda r: r if isinstance(r, tuple) else (r,)  # noqa: E731
+    agree(as_tuple(fast), as_tuple(slow), dtype, scale, size)
+    for before, after in zip(args, mine, strict=True):
+        if isinstance(before, np.ndarray):
+            np.testing.assert_array_equal(before, after)  # no input is changed
+    return slow
+
+
+SHAPES = [(60, 100), (2, 1), (64, 3, 28, 28), (5, 7, 3), (4, 2, 3, 5, 7), (3, 2, 70, 70), (2, 2, 64, 4100), (300000, 1)]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_norm(side, rng, shape, affine):
+    if side.engine == "source" and np.prod(shape) > 100_000:
+        shape = (*shape[:2], *(min(n, 70) for n in shape[2:])) if len(shape) > 2 else (9000, 1)
+    for dtype in dtypes_of(side):
+        x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        x = (3 * x + 7).astype(dtype)
+        gamma, beta = ((1 + rng.standard_normal(shape[1]) / 4).astype(dtype) if affine else None for _ in range(2))
+        (y, statistics), _ = side.run(cuda.batch_norm, x, gamma, beta, 1e-5)
+        expected, (mean, var) = portable.batch_norm(x, gamma, beta, 1e-5)
+        agree((y,), (expected,), dtype)
+        agree(statistics, (mean, var), "float32" if dtype != "float64" else dtype)
+        largest = float(np.abs(g).max() / np.sqrt(var.min() + 1e-5))  # dx of two values is what is left of such
+        compare(side, "batch_norm_backward", g, x, gamma, mean, var, 1e-5, dtype=dtype, scale=4, size=largest)
+        running = rng.standard_normal(shape[1]).astype(dtype), (1 + rng.random(shape[1])).astype(dtype)
+        compare(side, "batch_norm_inference", x, gamma, beta, *running, 1e-5, dtype=dtype, scale=4)
+
+
+def test_batch_norm_of_constants_and_large_means(side):
+    for dtype in ("float32", "float64"):
+        x = np.full((6, 2, 50, 40), 0.1, dtype)
+        (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
+        assert not y.any() and not var.any() and (mean == float(x[0, 0, 0, 0])).all()
+        noise = np.random.default_rng(0).standard_normal((64, 2, 30, 30))
+        x = (1e4 + noise).astype(dtype)
+        (_, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
+        np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), rtol=1e-10)
+        np.testing.assert_allclose(var, x.astype(float).var((0, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_batch_norm_hides_nothing(side, rng, bad):
+    x = rng.standard_normal((8, 3, 30, 30)).astype("float32")
+    x[2, 1, 4, 5] = bad
+    (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
+    assert not np.isfinite(mean[1]) and not np.isfinite(var[1]) and np.isnan(y[:, 1]).all()
+    assert np.isfinite(y[:, [0, 2]]).all()
+    old = np.zeros(3, "float32"), np.ones(3, "float32")
+    (new_mean, new_var, finite), _ = side.run(cuda.follow, *old, mean, var, 0.1, 1.01)
+    expected = portable.follow(*old, mean, var, 0.1, 1.01)
+    assert finite is None and new_mean[1] == 0 and new_var[1] == 1
+    agree((new_mean, new_var), expected[:2], "float32")
+
+
+def test_elementwise(side, rng):
+    for dtype in dtypes_of(side):
+        x, g = (4 * rng.standard_normal((3, 1, 1000)).astype(dtype) for _ in range(2))
+        x[0, 0, :4] = np.nan, np.inf, -np.inf, 0
+        with np.errstate(all="ignore"):
+            y = compare(side, "relu", x, dtype=dtype)
+            compare(side, "relu_backward", g, y, dtype=dtype)
+            y = compare(side, "sigmoid", x, dtype=dtype)
+            compare(side, "sigmoid_backward", g, y, dtype=dtype)
+
+
+pooling = st.tuples(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.sampled_from(["float32", "float64"]),
+)
+
+
+@given(drawn=pooling, seed=st.integers(0, 2**32 - 1))
+def test_pooling(side, drawn, seed):
+    shape, kernel, stride, padding, dtype = drawn
+    padding = tuple(min(p, k // 2) for p, k in zip(padding, kernel, strict=True))
+    if any(n + 2 * p < k for n, p, k in zip(shape[2:], padding, kernel, strict=True)):
+        return
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-3, 4, shape).astype(dtype)  # with ties
+    x[rng.random(shape) < 0.03] = np.nan
+    how = kernel, stride, padding
+    y, place = compare(side, "max_pool2d", x, *how, dtype=dtype)
+    g = rng.standard_normal(y.shape).astype(dtype)
+    compare(side, "max_pool2d_scatter", g, place, shape, *how, dtype=dtype)
+    compare(side, "max_pool2d_gather", x, place, *how, dtype=dtype)
+    compare(side, "avg_pool2d", x, *how, dtype=dtype)
+    compare(side, "avg_pool2d_spread", g, shape, *how, dtype=dtype)
+
+
+def test_a_window_of_many_pixels(side, rng):
+    x = rng.standard_normal((2, 2, 20, 20)).astype("float32")
+    y, place = compare(side, "max_pool2d", x, (17, 16), (2, 3), (0, 0), dtype="float32")
+    assert place.dtype == "int32"
+    compare(side, "max_pool2d_scatter", y, place, x.shape, (17, 16), (2, 3), (0, 0), dtype="float32")
+
+
+@pytest.mark.parametrize("classes", [1, 10, 256, 1000])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy(side, rng, classes, smoothing):
+    for dtype in dtypes_of(side):
+        x, g = (5 * rng.standard_normal((7, classes))).astype(dtype), rng.standard_normal(7).astype(dtype)
+        for labels in (rng.integers(0, classes, 7), np.array([-1, classes, 0, 0, 0, 0, 0], "int32")):
+            scale = 3 if dtype == "float16" else 1
+            compare(side, "cross_entropy", x, labels, smoothing, dtype=dtype, scale=scale)
+            compare(side, "cross_entropy_backward", g, x, labels, smoothing, dtype=dtype, scale=scale)
+
+
+@pytest.mark.parametrize("n", [1, 4, 1023, 5000])
+def test_dropout_has_the_same_bits(side, rng, n):
+    for dtype in dtypes_of(side):
+        x = rng.standard_normal(n).astype(dtype)
+        for p, key in ((0.5, 0), (0.1, 2**64 - 1), (0.9, 123456789)):
+            fast, _ = side.run(cuda.dropout, x, p, key)
+            np.testing.assert_array_equal(fast == 0, portable.dropout(x, p, key) == 0)
+            agree((fast,), (portable.dropout(x, p, key),), dtype)
+
+
+SGD = [(0.0, 0.0, 0.0, False), (0.9, 0.0, 0.0, False), (0.9, 0.3, 0.01, False), (0.9, 0.0, 0.01, True)]
+
+
+@pytest.mark.parametrize("many", [1, 5, 300])
+def test_optimizers(side, rng, many):
+    for dtype in dtypes_of(side):
+        shapes = [tuple(rng.integers(1, 9, rng.integers(0, 4))) for _ in range(many)]
+        size = sum(int(np.prod(s)) for s in shapes)
+
+        def made(size=size, dtype=dtype):
+            return rng.standard_normal(size).astype(dtype)
+
+        gradients = [rng.standard_normal(s).astype(dtype) for s in shapes]
+
+        def both(name, weights, state, *rest, gradients=gradients, size=size, dtype=dtype):
+            results = []
+            for kernels, there in ((cuda, side.there), (portable, lambda a: a)):
+                grads = [there(g.copy()) for g in gradients]
+                w, *s = [None if a is None else there(a.copy()) for a in (weights, *state)]
+                memory = [there(np.zeros(size, dtype)) for _ in range(2)]
+                getattr(kernels, name)(w, grads, *memory, *s, *rest)
+                results.append([side.back(a) for a in (w, *s) if a is not None])
+            agree(*results, dtype, scale=4)
+
+        for momentum, dampening, decay, nesterov in SGD:
+            for first in (True, False):
+                buffer = made() if momentum else None
+                both("sgd", made(), [buffer], first, 0.1, momentum, dampening, decay, nesterov)
+        for decoupled in (True, False):
+            state = [made() / 4, np.abs(made())]
+            both("adam", made(), state, 3, 0.01, (0.9, 0.999), 1e-4, 0.1, decoupled)
+
+
+convolutions = st.tuples(
+    st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)),
+    st.integers(1, 3),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.integers(1, 2),
+)
+
+
+@given(drawn=convolutions, seed=st.integers(0, 2**32 - 1))
+def test_convolution(side, drawn, seed):
+    (n, c, h, w), o, kernel, stride, padding, dilation, groups = drawn
+    c, o = c * groups, o * groups
+    how = stride, padding, dilation, groups
+    if any(size < 1 for size in portable.window_counts((n, c, h, w), kernel, stride, padding, dilation)):
+        return
+    rng = np.random.default_rng(seed)
+    x, weight, b = (rng.standard_normal(s) for s in ((n, c, h, w), (o, c // groups, *kernel), o))
+    y = compare(side, "conv2d", x, weight, b, *how, dtype="float64", scale=10)
+    g = rng.standard_normal(y.shape)
+    compare(side, "conv2d_input", g, weight, x.shape, *how, dtype="float64", scale=10)
+    compare(side, "conv2d_weight", g, x, weight.shape, *how, dtype="float64", scale=10)
+
+
+# ----- what the stand-in refuses, as a GPU would not
+
+
+def test_launches_are_checked():
+    source = launch.source("elementwise")
+    module = fake_cupy.RawModule(code=source, options=launch.options("float32"))
+    relu = module.get_function("relu")
+    x, y = fake_cupy.zeros(300, "float32"), fake_cupy.zeros(300, "float32")
+    relu((2,), (256,), (x, 300, y))
+    for wrong, error in [
+        (((2,), (128,), (x, 300, y)), ValueError),
+        (((0,), (256,), (x, 300, y)), ValueError),
+        (((2,), (256,), (x, 300.0, y)), TypeError),
+        (((2,), (256,), (x, np.int32(300), y)), TypeError),
+        (((2,), (256,), (x, 300)), TypeError),
+        (((2,), (256,), (x.astype("float64"), 300, y)), TypeError),
+        (((2,), (256,), (fake_cupy.zeros((20, 30), "float32").T, 600, y)), TypeError),
+        (((2,), (256,), (x._a, 300, y)), TypeError),
+        (((1,), (256,), (x, 300, y)), AssertionError),  # the twin: not a thread for each
+    ]:
+        with pytest.raises(error):
+            relu(*wrong)
+    with pytest.raises(LookupError, match="no kernel 'tanh'"):
+        module.get_function("tanh")

@@ -1,0 +1,25 @@
+"""Convolution by cuDNN where that is installed, takes the dtype and knows a way; else by patches and cuBLAS."""
+
+from __future__ import annotations
+
+from . import cudnn, patches
+
+
+def conv2d(x, w, b, stride, padding, dilation, groups):
+    """portable.conv2d."""
+    return _either("conv2d", x, w, b, stride, padding, dilation, groups)
+
+
+def conv2d_input(g, w, shape, stride, padding, dilation, groups):
+    """portable.conv2d_input."""
+    return _either("conv2d_input", g, w, shape, stride, padding, dilation, groups)
+
+
+def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
+    """portable.conv2d_weight."""
+    return _either("conv2d_weight", g, x, shape, stride, padding, dilation, groups)
+
+
+def _either(name, first, *args):
+    out = getattr(cudnn, name)(first, *args) if first.size and cudnn.serves(first) else None
+    return getattr(patches, name)(first, *args) if out is None else out

@@ -1,0 +1,158 @@
+"""Convolution by cuDNN, through the graphs of its frontend, for float16 and float32.
+
+What was found about the frontend: layouts must be said with every tensor, for without PyTorch it guesses them; the sizes of
+gradients too, since they do not follow from those of their factors; and from version 1.27 on it comes with 190 MB of others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from .. import cuda_settings as settings
+from ..libraries import xp_of
+from ..portable import window_counts
+from .launch import plain
+
+_AT_LEAST, _BELOW = (1, 12), (1, 27)
+
+
+class Frontend(NamedTuple):
+    """The package ``cudnn``, and a handle to the library."""
+
+    cudnn: Any
+    handle: Any
+
+
+@lru_cache(None)
+def _load() -> tuple[Frontend | None, str]:
+    """The frontend, or None and a sentence that says why there is none."""
+    try:
+        cudnn = importlib.import_module("cudnn")
+    except ImportError:
+        return None, "nvidia-cudnn-frontend is not installed: pip install 'tinygrad_bn[cudnn12]' or 'tinygrad_bn[cudnn13]'"
+    version = tuple(int(n) for n in cudnn.__version__.split(".")[:2])
+    if not _AT_LEAST <= version < _BELOW:
+        return None, f"nvidia-cudnn-frontend {cudnn.__version__} is installed, expected one from 1.12 and before 1.27"
+    try:
+        return Frontend(cudnn, cudnn.create_handle()), ""
+    except Exception as error:  # what it raises where the library or the driver is missing is its own
+        return None, f"cuDNN cannot be used: {error}"
+
+
+def why_not() -> str:
+    """Why cuDNN does not serve; empty if it does."""
+    return _load()[1]
+
+
+def serves(x: Any) -> bool:
+    """Whether cuDNN convolves arrays of this dtype, and is there."""
+    return x.dtype in ("float32", "float16") and _load()[0] is not None
+
+
+class Plan(NamedTuple):
+    """A graph of one convolution, its tensors (two factors and the result), and how much memory it wants to work in."""
+
+    graph: Any
+    tensors: tuple[Any, Any, Any]
+    workspace: int
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Of a contiguous array, in elements."""
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.insert(0, strides[0] * n)
+    return strides
+
+
+def graph_of(frontend, kind, shapes, dtype, stride, padding, dilation):
+    """The graph of one convolution, and its tensors: two factors and the result, of ``shapes``.
+
+    ``kind``: conv_fprop of (image, weight), conv_dgrad of (loss, filter), or conv_wgrad of (image, loss).
+    """
+    cudnn, handle = frontend
+    stored = cudnn.data_type.HALF if dtype == "float16" else cudnn.data_type.FLOAT
+    wide = cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(io_data_type=stored, intermediate_data_type=wide, compute_data_type=wide, handle=handle)
+    names = {"conv_fprop": ("image", "weight"), "conv_dgrad": ("loss", "filter"), "conv_wgrad": ("image", "loss")}[kind]
+    factors = {
+        name: graph.tensor(name=name, dim=list(shape), stride=_strides(shape), data_type=stored)
+        for name, shape in zip(names, shapes, strict=False)
+    }
+    result = getattr(graph, kind)(**factors, padding=list(padding), stride=list(stride), dilation=list(dilation))
+    result.set_output(True).set_dim(list(shapes[2])).set_stride(_strides(shapes[2])).set_data_type(stored)
+    graph.validate()
+    return graph, (*factors.values(), result)
+
+
+@lru_cache(1024)
+def _plan(frontend, kind, shapes, dtype, stride, padding, dilation, allow_tf32, deterministic) -> Plan | None:
+    """How to compute it, or None where cuDNN knows no way; then it warns, once."""
+    try:
+        return _built(frontend, kind, shapes, dtype, stride, padding, dilation, allow_tf32, deterministic)
+    except Exception as error:  # of its own kinds, which differ from version to version
+        warnings.warn(
+            f"cuDNN knows no way to compute {kind} of shapes {shapes[0]} and {shapes[1]} in {dtype} (stride {stride}, padding "
+            f"{padding}, dilation {dilation}), so cuBLAS serves: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _built(frontend, kind, shapes, dtype, stride, padding, dilation, allow_tf32, deterministic) -> Plan:
+    cudnn, _ = frontend
+    graph, tensors = graph_of(frontend, kind, shapes, dtype, stride, padding, dilation)
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    unwanted = []
+    if dtype == "float32" and not allow_tf32:
+        unwanted.append(cudnn.numerical_note.TENSOR_CORE)
+    if deterministic:
+        unwanted.append(cudnn.numerical_note.NONDETERMINISTIC)
+    if unwanted:
+        graph.deselect_numeric_notes(unwanted)
+    graph.check_support()
+    graph.build_plans()
+    return Plan(graph, tensors, graph.get_workspace_size())
+
+
+def _run(kind, first, second, shape, stride, padding, dilation):
+    """The result, or None where cuDNN knows no way."""
+    xp = xp_of(first)
+    first, second, out = plain(first), plain(second), xp.empty(shape, first.dtype)
+    shapes = tuple(a.shape for a in (first, second, out))
+    frontend = _load()[0]
+    assert frontend is not None
+    how = stride, padding, dilation, settings.allow_tf32, settings.deterministic
+    plan = _plan(frontend, kind, shapes, first.dtype.name, *how)
+    if plan is None:
+        return None
+    cudnn, handle = frontend
+    cudnn.set_stream(handle=handle, stream=xp.cuda.get_current_stream().ptr)
+    workspace = xp.empty(max(1, plan.workspace), "uint8")
+    pointers = {t: a.data.ptr for t, a in zip(plan.tensors, (first, second, out), strict=True)}
+    plan.graph.execute(pointers, workspace.data.ptr, handle=handle)
+    return out
+
+
+def conv2d(x, w, b, stride, padding, dilation, groups):
+    """portable.conv2d."""
+    shape = (x.shape[0], w.shape[0], *window_counts(x.shape, w.shape[2:], stride, padding, dilation))
+    y = _run("conv_fprop", x, w, shape, stride, padding, dilation)
+    if b is not None and y is not None:
+        y += b.reshape(1, -1, 1, 1)
+    return y
+
+
+def conv2d_input(g, w, shape, stride, padding, dilation, groups):
+    """portable.conv2d_input."""
+    return _run("conv_dgrad", g, w, shape, stride, padding, dilation)
+
+
+def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
+    """portable.conv2d_weight."""
+    return _run("conv_wgrad", x, g, shape, stride, padding, dilation)

@@ -1,0 +1,100 @@
+"""Batch normalisation in one kernel each way, or two where a channel has more than a block can read in one go."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import portable
+from ..libraries import xp_of
+from .launch import FLOATS, fits, for_each, launch, plain
+
+# A part of a channel, which one block reads, has SPAN values, 16 for each of its threads; or more, so that there are at most
+# PARTS, which all blocks of the second kernel join again. Both depend on shapes alone, and so do the bits of the results.
+_SPAN, _PARTS = 4096, 64
+
+
+def _sizes(x):
+    """The sizes that the kernels take: samples, channels, pixels, and values of a part; and the grid."""
+    n, c = x.shape[:2]
+    size = x.size // (n * c)
+    span = _SPAN * max(1, -(-n * size // (_SPAN * _PARTS)))
+    return (n, c, size, span), (c, -(-n * size // span))
+
+
+def _wide(a, x):
+    """gamma, beta or statistics as the kernels take them: in float32 beside a half, and contiguous."""
+    if a is None:
+        return None
+    dtype = np.dtype("float32") if x.dtype == "float16" else x.dtype
+    return plain(a if a.dtype == dtype else a.astype(dtype))
+
+
+def batch_norm(x, gamma, beta, eps):
+    """portable.batch_norm."""
+    if not fits(x):
+        return portable.batch_norm(x, gamma, beta, eps)
+    xp, x = xp_of(x), plain(x)
+    sizes, grid = _sizes(x)
+    gamma, beta = _wide(gamma, x), _wide(beta, x)
+    y = xp.empty(x.shape, x.dtype)
+    mean, var = xp.empty((2, x.shape[1]), "float64")
+    if grid[1] == 1:
+        launch("norm", "batch_norm", grid, x, x, *sizes, gamma, beta, eps, y, mean, var)
+    else:
+        parts = xp.empty((3, *grid[::-1]), "float64")
+        launch("norm", "batch_norm_parts", grid, x, x, *sizes, parts)
+        launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, gamma, beta, eps, y, mean, var)
+    return y, (mean, var)
+
+
+def batch_norm_backward(g, x, gamma, mean, var, eps):
+    """portable.batch_norm_backward."""
+    if not fits(x, g):
+        return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
+    xp, x, g = xp_of(x), plain(x), plain(g)
+    sizes, grid = _sizes(x)
+    weight = _wide(gamma, x)
+    mean, var = plain(mean), plain(var)
+    dx = xp.empty(x.shape, x.dtype)
+    dgamma, dbeta = (None, None) if weight is None else xp.empty((2, x.shape[1]), weight.dtype)
+    if grid[1] == 1:
+        launch("norm", "batch_norm_backward", grid, x, g, x, *sizes, weight, mean, var, eps, dx, dgamma, dbeta)
+    else:
+        parts = xp.empty((2, *grid[::-1]), "float64")
+        launch("norm", "batch_norm_backward_parts", grid, x, g, x, *sizes, mean, parts)
+        launch("norm", "batch_norm_backward_joined", grid, x, g, x, *sizes, parts, weight, mean, var, eps, dx, dgamma, dbeta)
+    if gamma is None:
+        return dx, None, None
+    return dx, dgamma.astype(gamma.dtype, copy=False), dbeta.astype(gamma.dtype, copy=False)
+
+
+def batch_norm_inference(x, gamma, beta, mean, var, eps):
+    """portable.batch_norm_inference."""
+    if not fits(x):
+        return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
+    x = plain(x)
+    sizes, grid = _sizes(x)
+    y = xp_of(x).empty(x.shape, x.dtype)
+    launch("norm", "batch_norm_inference", grid, x, x, *sizes, *(_wide(a, x) for a in (gamma, beta, mean, var)), eps, y)
+    return y
+
+
+def follow(running_mean, running_var, mean, var, weight, correction):
+    """portable.follow, but None for the last result: nobody waits for the GPU to say which statistics are finite."""
+    if running_mean.dtype not in FLOATS or running_var.dtype != running_mean.dtype or mean.dtype != "float64":
+        return portable.follow(running_mean, running_var, mean, var, weight, correction)
+    arrays = [plain(a) for a in (running_mean, running_var, mean, var)]
+    new_mean, new_var = xp_of(mean).empty((2, mean.size), running_mean.dtype)
+    launch(
+        "norm",
+        "follow",
+        for_each(mean.size),
+        running_mean,
+        *arrays,
+        mean.size,
+        float(weight),
+        float(correction),
+        new_mean,
+        new_var,
+    )
+    return new_mean, new_var, None
