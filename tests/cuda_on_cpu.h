@@ -59,6 +59,7 @@ static int run_kernel(int grid_x, int grid_y, int threads, std::function<void()>
     gridDim = {grid_x, grid_y, 1};
     fibers.resize(threads);
     int wrong = 0;
+    unsigned turn = 1;
     for (int y = 0; y < grid_y; ++y)
         for (int x = 0; x < grid_x; ++x) {
             blockIdx = {x, y, 0};
@@ -72,7 +73,9 @@ static int run_kernel(int grid_x, int grid_y, int threads, std::function<void()>
             }
             for (int alive = threads; alive > 0;) {
                 waiting = 0;
-                for (int t = threads - 1; t >= 0; --t) {  // (an order that no kernel may count on)
+                turn = turn * 1664525u + 1013904223u;
+                for (int i = 0; i < threads; ++i) {  // in another order each time, so that none can be counted on
+                    int t = (int)((i * (2 * (turn >> 8) + 1) + (turn >> 16)) % threads);
                     if (fibers[t].ended) continue;
                     threadIdx = {t, 0, 0};
                     swapcontext(&scheduler, &fibers[t].context);

@@ -893,6 +893,16 @@ class Stream:
     synchronize = Device.synchronize
 
 
+class Event(Stream):
+    """``cupy.cuda.Event``. ``done`` may be set, to play a GPU that is behind."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        super().__init__()
+
+    def record(self, stream: Any = None) -> None:
+        pass
+
+
 class Generator:
     """``cupy.random.Generator``: few distributions, and for the same seed other numbers than NumPy's."""
 
@@ -944,7 +954,7 @@ runtime = _submodule(
     getDeviceProperties=lambda device: {"name": b"fake_cupy", "totalGlobalMem": 0, "multiProcessorCount": 1},
 )  # fmt: skip
 cuda = _submodule(
-    "cuda", Device=Device, Event=lambda **kwargs: Stream(), Stream=Stream, runtime=runtime,
+    "cuda", Device=Device, Event=Event, Stream=Stream, runtime=runtime, alloc_pinned_memory=bytearray,
     is_available=_API["is_available"], get_device_id=lambda: 0, get_current_stream=lambda device_id=-1: Stream.null,
     get_elapsed_time=lambda start_event, end_event: 0.0,
 )  # fmt: skip

@@ -182,6 +182,10 @@ def test_batch_norm_of_constants_and_large_means(side):
         (_, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), rtol=1e-10)
         np.testing.assert_allclose(var, x.astype(float).var((0, 2, 3)), rtol=1e-6)
+        g = np.random.default_rng(1).standard_normal(x.shape).astype(dtype)
+        got, _ = side.run(cuda.batch_norm_backward, g, x, np.ones(2, dtype), mean, var, 1e-5)
+        exact = portable.batch_norm_backward(g.astype(float), x.astype(float), np.ones(2), mean, var, 1e-5)
+        agree([a.astype(float) for a in got], exact, "float32")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -252,6 +256,17 @@ def test_cross_entropy(side, rng, classes, smoothing):
             scale = 3 if dtype == "float16" else 1
             compare(side, "cross_entropy", x, labels, smoothing, dtype=dtype, scale=scale)
             compare(side, "cross_entropy_backward", g, x, labels, smoothing, dtype=dtype, scale=scale)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_cross_entropy_of_logits_that_are_not_finite(side, rng, bad):
+    x, g = rng.standard_normal((5, 300)).astype("float32"), np.ones(5, "float32")
+    x[1, 7] = x[2, 299] = bad
+    labels = np.array([0, 7, 3, 299, 1])
+    for smoothing in (0.0, 0.1):
+        with np.errstate(all="ignore"):
+            compare(side, "cross_entropy", x, labels, smoothing, dtype="float32")
+            compare(side, "cross_entropy_backward", g, x, labels, smoothing, dtype="float32")
 
 
 @pytest.mark.parametrize("n", [1, 4, 1023, 5000])

@@ -635,3 +635,18 @@ def test_operators_and_methods():
     ):  # fmt: skip
         assert type(mine) is Tensor
         np.testing.assert_allclose(mine.data, expected)
+
+
+def test_labels_of_the_host_beside_logits_on_cuda_are_checked_and_copied(cuda_stand_in):
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    labels = np.array([0, 2, 1, 1])
+    logits = tg.tensor(cuda_stand_in.array(x), requires_grad=True)
+    with cuda_stand_in.no_syncs():
+        loss = ops.cross_entropy(logits, labels)
+        loss.backward()
+    assert loss.device == logits.grad.device == "cuda"
+    np.testing.assert_allclose(cuda_stand_in.numpy(loss), ops.cross_entropy(x, labels))
+    assert tg.tensor(labels).device == "cpu" and ops.cross_entropy(logits, tg.tensor(labels)).device == "cuda"
+    for wrong in ([0, 3, 1, 1], [0, -1, 1, 1]):
+        with pytest.raises(ValueError, match="cross_entropy expected labels from 0 to 2 for 3 classes, got values from"):
+            ops.cross_entropy(logits, np.array(wrong))

@@ -1,9 +1,11 @@
 """batches(): every example once, an order from seed and epoch alone, and a position that can be saved."""
 
+import gc
 import itertools
 import json
 from typing import Any, cast
 
+import fake_cupy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -250,3 +252,104 @@ def test_state_of_a_wrong_type_or_with_missing_keys():
         loop.load_state_dict(wrong)
     with pytest.raises(ValueError, match="load_state_dict expected the keys"):
         loop.load_state_dict({"epoch": 1, "batch": 0})
+
+
+# ----- on a GPU
+
+
+class Recorder:
+    """Stands for CuPy's streams and events, and writes down what each stream is asked to do, in order."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.events, recorder = [], [], self
+
+        class Stream:
+            def __init__(self, name="side", **kwargs):
+                self.name = name
+
+            def wait_event(self, event):
+                recorder.log.append((self.name, "waits for", event.number))
+
+        class Event:
+            done = False
+
+            def __init__(self, **kwargs):
+                self.number = len(recorder.events)
+                recorder.events.append(self)
+
+            def record(self, stream):
+                recorder.log.append((stream.name, "reaches", self.number))
+
+        def put(array, source, stream=None):
+            recorder.log.append((stream.name, "copies", source.shape))
+            array._a[...] = source
+
+        current = Stream("main")
+        for name, value in {"Stream": Stream, "Event": Event, "get_current_stream": lambda: current}.items():
+            monkeypatch.setattr(fake_cupy.cuda, name, value)
+        monkeypatch.setattr(fake_cupy.ndarray, "set", put)
+
+
+def test_batches_on_a_gpu_are_those_of_the_host(cuda_stand_in):
+    x, y = data(11)
+    for how in ({}, {"shuffle": True}, {"drop_last": True}):
+        loop, there = batches(x, y, 4, **how), batches(x, y, 4, **how, device="cuda")
+        for _ in range(2):
+            for (a, b), (c, d) in zip(loop, there, strict=True):
+                assert type(c) is type(d) is fake_cupy.ndarray
+                np.testing.assert_array_equal(a, cuda_stand_in.numpy(c))
+                np.testing.assert_array_equal(b, cuda_stand_in.numpy(d))
+                assert loop.state_dict() == there.state_dict()
+    on_cpu = next(iter(batches(x, y, 4, device="cpu")))
+    assert type(on_cpu[0]) is np.ndarray
+
+
+def test_the_next_batch_is_sent_before_this_one_is_used(cuda_stand_in, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    with cuda_stand_in.no_syncs():
+        for number, _ in enumerate(batches(*data(12), 4, device="cuda")):
+            recorder.log.append(("main", "step", number))
+
+    def sent(number):
+        copies = [("side", "copies", (4, 2)), ("side", "copies", (4,))]
+        return [("main", "reaches", number), ("side", "waits for", number), *copies, ("side", "reaches", number + 1)]
+
+    def used(step):
+        return [("main", "waits for", 2 * step + 1), ("main", "step", step)]
+
+    assert recorder.log == [*sent(0), *sent(2), *used(0), *sent(4), *used(1), *used(2)]
+
+
+def test_a_loop_left_early_leaves_no_copy_behind(cuda_stand_in, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    loop = batches(*data(12), 4, device="cuda")
+    for _ in loop:
+        break
+    gc.collect()
+    assert recorder.log[-1] == ("main", "waits for", 3)  # before the memory of that batch is anybody's again
+
+
+def test_pinned_memory_is_used_again_only_when_it_was_read(cuda_stand_in, monkeypatch):
+    recorder, taken = Recorder(monkeypatch), []
+
+    def alloc(nbytes):
+        taken.append(nbytes)
+        return bytearray(nbytes)
+
+    monkeypatch.setattr(fake_cupy.cuda, "alloc_pinned_memory", alloc)
+    seen = [cuda_stand_in.numpy(x).copy() for x, _ in batches(*data(20), 4, device="cuda")]
+    assert len(taken) == 5  # the GPU is behind: none was read yet
+    np.testing.assert_array_equal(np.concatenate(seen), data(20)[0])
+    taken.clear()
+    for _ in batches(*data(20), 4, device="cuda"):
+        for event in recorder.events:
+            event.done = True
+    assert len(taken) == 2
+
+
+def test_a_device_wants_arrays_of_the_host(cuda_stand_in):
+    x, y = data(4)
+    with pytest.raises(TypeError, match="batches expected y as a NumPy array with device='cuda', got ndarray"):
+        batches(x, cuda_stand_in.array(y), 2, device="cuda")
+    with pytest.raises(ValueError, match="device expected 'cpu' or 'cuda', got 'tpu'"):
+        batches(x, y, 2, device="tpu")

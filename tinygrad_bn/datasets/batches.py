@@ -7,6 +7,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..backend import library_for
+from ..backend.upload import Uploader
+
 
 class Array(Protocol):
     """What batches() needs: a NumPy array, a CuPy array, or the like."""
@@ -20,17 +23,27 @@ X = TypeVar("X", bound=Array)
 Y = TypeVar("Y", bound=Array)
 
 
-def batches(x: X, y: Y, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0) -> "Batches[X, Y]":
+def batches(
+    x: X,
+    y: Y,
+    batch_size: int,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+) -> "Batches[X, Y]":
     """Batches `(x[rows], y[rows])` of two arrays of shapes (N, ...) with one N: iterate over it once for each epoch.
 
     The rows come in order, and the batches are then views of `x` and `y`; with `shuffle`, in an order that depends on
     `seed`, the epoch and N alone: not on the batch size, on any global state, or on NumPy's version. The last batch
-    is the smaller one if `batch_size` does not divide N; `drop_last` leaves that one out.
+    is the smaller one if `batch_size` does not divide N; `drop_last` leaves that one out. With `device="cuda"` the arrays are
+    the host's, and each batch is copied to the GPU while the step before it runs.
 
     Raises TypeError or ValueError for arrays of different lengths, empty arrays, a batch size below 1 or, with
-    `drop_last`, above N, and a negative seed.
+    `drop_last`, above N, a negative seed, and arrays other than NumPy's where a device is named; RuntimeError for a device
+    that is not there.
     """
-    return Batches(x, y, batch_size, shuffle, drop_last, seed)
+    return Batches(x, y, batch_size, shuffle, drop_last, seed, device)
 
 
 class Batches(Generic[X, Y]):
@@ -42,7 +55,9 @@ class Batches(Generic[X, Y]):
     - After `load_state_dict`, the next `iter()` goes on at the loaded batch, and the ones after it as always.
     """
 
-    def __init__(self, x: X, y: Y, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
+    def __init__(
+        self, x: X, y: Y, batch_size: int, shuffle: bool, drop_last: bool, seed: int, device: str | None = None
+    ) -> None:
         length = _length("x", x)
         if _length("y", y) != length:
             raise ValueError(f"batches expected x and y of equal length, got {length} and {y.shape[0]}")
@@ -58,7 +73,15 @@ class Batches(Generic[X, Y]):
                 f"batches expected batch_size <= {length}, the number of examples, with drop_last=True, "
                 f"got {batch_size}: no batch would be left"
             )
+        if device is not None:
+            device = library_for(device).device
+            for name, array in (("x", x), ("y", y)):
+                if not isinstance(array, np.ndarray):
+                    raise TypeError(
+                        f"batches expected {name} as a NumPy array with device={device!r}, got {type(array).__name__}"
+                    )
         self._x, self._y = x, y
+        self._uploader = Uploader() if device == "cuda" else None
         self._settings = {
             "examples": length,
             "batch_size": batch_size,
@@ -118,15 +141,36 @@ class Batches(Generic[X, Y]):
         return self._walk(self._epoch, self._batch)
 
     def _walk(self, epoch: int, first: int) -> Iterator[tuple[X, Y]]:
+        pairs = self._pairs(epoch, first)
+        if self._uploader is not None:
+            pairs = _sent_ahead(self._uploader, pairs)
+        for batch, pair in enumerate(pairs, first):
+            last = batch + 1 == len(self)
+            self._epoch, self._batch = (epoch + 1, 0) if last else (epoch, batch + 1)
+            yield pair
+
+    def _pairs(self, epoch: int, first: int) -> Iterator[tuple[X, Y]]:
         length, size = self._settings["examples"], self._settings["batch_size"]
         order = _order(length, self._settings["seed"], epoch) if self._settings["shuffle"] else None
         for batch in range(first, len(self)):
             rows = slice(batch * size, min((batch + 1) * size, length))
             index = rows if order is None else order[rows]
-            pair = self._x[index], self._y[index]
-            last = batch + 1 == len(self)
-            self._epoch, self._batch = (epoch + 1, 0) if last else (epoch, batch + 1)
-            yield pair
+            yield self._x[index], self._y[index]
+
+
+def _sent_ahead(uploader: Uploader, pairs: Iterator[Any]) -> Iterator[Any]:
+    """The pairs on the GPU, each sent when the one before it is handed out, and so while what uses that one runs."""
+    waiting: list[Any] = []
+    try:
+        for pair in pairs:
+            waiting.append(uploader.send(*pair))
+            if len(waiting) > 1:
+                yield uploader.receive(waiting.pop(0))
+        while waiting:
+            yield uploader.receive(waiting.pop(0))
+    finally:  # a loop may be left early
+        for sent in waiting:
+            uploader.receive(sent)
 
 
 def _order(length: int, seed: int, epoch: int) -> npt.NDArray[np.intp]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from ..backend import device_of, kernels_of, xp_of
+from ..backend import device_of, kernels_of, to_device, xp_of
 from ..core import Box, primitive
 from .checks import axes_of, need_elements, need_floating, need_number, need_one_device, need_one_of, shape_of
 from .elementwise import exp, softplus, square
@@ -83,7 +83,8 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     """(N, C) logits, (N,) integer labels -> the mean (or "sum", or "none": each, (N,)) of -log softmax(x)[label].
 
     With label_smoothing s the target is 1 - s on the label plus s / C everywhere. Szegedy et al. 2016. A label outside
-    0..C-1 raises ValueError on the CPU; on CUDA, where the check would wait for the device, it makes its loss NaN.
+    0..C-1 raises ValueError if the labels are on the CPU; on CUDA, where the check would wait for the device, it makes its loss
+    NaN. Labels on the CPU beside logits on CUDA are copied there once they are checked.
     """
     raw = labels._data if isinstance(labels, Box) else labels
     if len(shape_of("cross_entropy", x)) != 2:
@@ -98,14 +99,24 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     if raw.shape != x.shape[:1]:
         raise ValueError(f"cross_entropy expected labels of shape {x.shape[:1]} for logits of shape {x.shape}, got {raw.shape}")
     label_smoothing = check_smoothing(label_smoothing)
+    here = device_of(raw) == "cpu"
+    logits = x._data if isinstance(x, Box) else x
+    if here and type(logits) is not type(raw) and device_of(logits) == "cuda":
+        _check_labels(raw, x.shape[1])
+        labels, here = to_device(raw, "cuda"), False
     loss = _reduce("cross_entropy", _cross_entropy(x, labels, label_smoothing=label_smoothing), reduction)
-    if device_of(raw) == "cpu" and not _finite(loss):  # a label outside makes its loss NaN
-        if not (0 <= int(raw.min()) and int(raw.max()) < x.shape[1]):
-            raise ValueError(
-                f"cross_entropy expected labels from 0 to {x.shape[1] - 1} for {x.shape[1]} classes, got values from "
-                f"{raw.min()} to {raw.max()}"
-            )
+    if here and not _finite(loss):  # a label outside makes its loss NaN
+        _check_labels(raw, x.shape[1])
     return loss
+
+
+def _check_labels(labels, classes):
+    """Raise for a label on the CPU that is no class."""
+    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        raise ValueError(
+            f"cross_entropy expected labels from 0 to {classes - 1} for {classes} classes, got values from "
+            f"{labels.min()} to {labels.max()}"
+        )
 
 
 def _finite(loss):

@@ -18,7 +18,7 @@ from .. import portable as _portable
 from ..portable import *  # noqa: F403
 
 # Which module has the compiled kernels of which names.
-_COMPILED = {
+COMPILED = {
     "conv": ("conv2d", "conv2d_input", "conv2d_weight"),
     "elementwise": ("add", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"),
     "layernorm": ("layer_norm", "layer_norm_backward"),
@@ -38,7 +38,7 @@ _COMPILED = {
 }
 # Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
 _ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 18
-_SMALL: dict[str, Callable[..., bool]] = {
+SMALL: dict[str, Callable[..., bool]] = {
     "relu": lambda x: x.size < _ELEMENTS,
     "relu_backward": lambda g, _y: g.size < _ELEMENTS,
     "sigmoid": lambda x: x.size < _ELEMENTS // 4,
@@ -62,26 +62,39 @@ def _dropout(x, p, key):
 _INSTEAD: dict[str, Callable] = {"dropout": _dropout}
 
 
+def why_not() -> str:
+    """Why the compiled kernels do not serve; empty if they do. Loads them."""
+    _load()
+    return _why_not
+
+
+_why_not = ""
+
+
 def _load() -> None:
     """Put the compiled kernels in the place of those that wait for their first call, or the portable ones."""
+    global _why_not
     modules: dict[str, Any] = {}
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        _why_not = "NUMBA_DISABLE_JIT is set"
+    else:
         try:
-            modules = {module: importlib.import_module(f".{module}", __name__) for module in _COMPILED}
+            modules = {module: importlib.import_module(f".{module}", __name__) for module in COMPILED}
         except ImportError as error:
+            _why_not = f"Numba or SciPy cannot be imported ({error}): pip install 'tinygrad_bn[fast]'"
             if (error.name or "").partition(".")[0] not in ("numba", "llvmlite", "scipy") or type(error) is ImportError:
                 # It is there, but does not work: with this NumPy, for instance.
                 warnings.warn(f"Numba or SciPy fails, so the slower kernels serve: {error}", RuntimeWarning, stacklevel=4)
-    for module, names in _COMPILED.items():
+    for module, names in COMPILED.items():
         for name in names:
             portable = _INSTEAD.get(name) or getattr(_portable, name)
             compiled = getattr(modules[module], name) if module in modules else portable
-            globals()[name] = compiled if compiled is portable or name not in _SMALL else _choose(name, portable, compiled)
+            globals()[name] = compiled if compiled is portable or name not in SMALL else _choose(name, portable, compiled)
 
 
 def _choose(name: str, portable: Callable, compiled: Callable) -> Callable:
     """The portable kernel for small arrays, the compiled one for others."""
-    is_small = _SMALL[name]
+    is_small = SMALL[name]
 
     def kernel(*args: Any) -> Any:
         return (portable if is_small(*args) else compiled)(*args)
@@ -97,7 +110,7 @@ def _on_first_use(name: str) -> Callable:
     return kernel
 
 
-for _names in _COMPILED.values():
+for _names in COMPILED.values():
     for _name in _names:
         _waiting = _on_first_use(_name)
-        globals()[_name] = _choose(_name, getattr(_portable, _name), _waiting) if _name in _SMALL else _waiting
+        globals()[_name] = _choose(_name, getattr(_portable, _name), _waiting) if _name in SMALL else _waiting

@@ -1,0 +1,53 @@
+"""``python -m tinygrad_bn COMMAND``: what the package does from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+
+import numpy as np
+
+from . import get_num_threads
+from .backend.report import report
+
+
+def info(_: argparse.Namespace) -> int:
+    """Versions, devices, and which library serves each kernel."""
+    version = importlib.metadata.version("tinygrad_bn") if _installed("tinygrad_bn") else "(not installed)"
+    print(f"tinygrad_bn {version}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
+    for name in ("numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend"):
+        if _installed(name):
+            print(f"{name} {importlib.metadata.version(name)}")
+    kernels, reasons = report()
+    print(f"cpu: {get_num_threads()} threads")
+    rows = [("kernel", "cpu", "cuda"), *((name, cpu, cuda or "-") for name, (cpu, cuda) in kernels.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    print()
+    for name, cpu, cuda in rows:
+        print(f"{name:{widths[0]}}  {cpu:{widths[1]}}  {cuda}")
+    if reasons:
+        print("", *reasons, sep="\n")
+    return 0
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tinygrad_bn", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (info,):
+        commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__).set_defaults(run=command)
+    chosen = parser.parse_args(arguments)
+    return chosen.run(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
