@@ -41,10 +41,16 @@ def measured_on() -> dict[str, str]:
     """The day, the machine, and the version of each library that is installed."""
     found = {"date": datetime.date.today().isoformat(), "processor": _processor(), "cores": str(_cores())}
     found["python"] = platform.python_version()
-    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad"):
+    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad", "cupy"):
         if installed(library):
-            found[library] = importlib.metadata.version(library)
+            found[library] = _version(library)
     return found
+
+
+def _version(library: str) -> str:
+    """CuPy's distribution is named after its CUDA."""
+    names = importlib.metadata.packages_distributions().get(library, [library])
+    return importlib.metadata.version(names[0])
 
 
 def _cores() -> int:

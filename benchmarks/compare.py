@@ -1,7 +1,7 @@
 """Milliseconds a training step, on this project and on others, side by side.
 
-    python benchmarks/compare.py [--workload NAME ...] [--peers torch,torch-channels-last,jax,mygrad,numpy-only]
-                                 [--rounds N] [--seconds S] [--markdown] [--json FILE]
+    python benchmarks/compare.py [--device cpu|cuda] [--workload NAME ...] [--rounds N] [--seconds S] [--markdown] [--json FILE]
+                                 [--peers torch,torch-channels-last,jax,mygrad,numpy-only] [--tf32]
 
 For each workload all contestants take turns, A B A B, each turn in a fresh process with all cores: some steps to warm up, then
 steps for about a second. A figure is the median over the turns of each turn's median; a ratio is the median of the ratios of
@@ -13,11 +13,16 @@ A single layer gets its arrays in the memory layout in which it gets them inside
 channels_last on torch-channels-last and on this project, whose convolutions leave such arrays behind; (N, C, H, W) on the
 others. Workloads "(NCHW input)" give this project contiguous (N, C, H, W) as well, beside PyTorch in its default layout.
 "numpy-only" is this project without Numba: all kernels are those of tinygrad_bn/backend/portable.py.
+
+With --device cuda the workloads are those of a GPU, beside PyTorch on the same one: both with (N, C, H, W) in memory, and
+without TensorFloat-32 unless --tf32 allows it to both. Steps are timed some at a time, between two waits for the GPU.
+"limit / ours" is the share of the GPU's rate that is reached; for BatchNorm, the share of the rate of a large copy.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +32,7 @@ from typing import Any, NamedTuple
 import common
 import numpy as np
 from peers import with_jax, with_mygrad
-from workloads import WORKLOADS, Workload, ours, torchs
+from workloads import WORKLOADS, Workload, ours, torchs, waits
 
 OURS = "tinygrad_bn"
 
@@ -75,6 +80,10 @@ AT_MOST = {
     },
     ("numpy-only", "torch"): {"cnn-bn 64": 4.0},
 }
+AT_MOST[OURS, "torch"] |= {f"cuda {name}": 1.0 for name in ("mlp-bn 60", "mlp-bn 256")}
+AT_MOST[OURS, "torch"] |= {
+    f"cuda {name} {batch}": r for name in ("cnn-bn", "resnet20-bn") for batch, r in ((64, 1.2), (1024, 1.1))
+}
 # Where the input is (N, C, H, W) no more is allowed than where it lies better.
 AT_MOST[OURS, "torch"] |= {f"{name} (NCHW input)": r for name, r in AT_MOST[OURS, "torch"].items() if name.endswith("f+b")}
 
@@ -92,6 +101,8 @@ def why_absent(peer: str) -> str | None:
 
 def why_not(peer: str, workload: Workload) -> str | None:
     """Why a contestant that is installed does not take part in a workload, or None."""
+    if workload.device == "cuda" and peer not in (OURS, "torch"):
+        return f"{peer} has no turn on CUDA"
     if workload.model in CONTESTANTS[peer].lacks:
         return f"{peer} has no implementation of {workload.model}"
     if workload.nchw and not CONTESTANTS[peer].nchw:
@@ -110,6 +121,8 @@ def pairs(peers: list[str]) -> list[tuple[str, str]]:
 def take_turn(peer: str, workload: str, seconds: float) -> float:
     """The median time of a step, in milliseconds, in this process."""
     step = CONTESTANTS[peer].step(WORKLOADS[workload])
+    if WORKLOADS[workload].device == "cuda":
+        return take_turn_on_cuda(step, waits(peer), seconds)
     for _ in range(3):
         step()
     times = []
@@ -121,6 +134,46 @@ def take_turn(peer: str, workload: str, seconds: float) -> float:
     if peer == "numpy-only" and "numba" in sys.modules:
         raise RuntimeError("numpy-only has loaded Numba, so it did not measure the portable kernels")
     return median(times) * 1e3
+
+
+def take_turn_on_cuda(step: Callable[[], Any], wait: Callable[[], None], seconds: float) -> float:
+    """The same where steps only begin when they are called: some at a time, for about 20 ms, between two waits."""
+    for _ in range(10):
+        step()
+    wait()
+    many, times = 1, []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        for _ in range(many):
+            step()
+        wait()
+        passed = time.perf_counter() - start
+        if passed < 0.01:
+            many, times = 2 * many, []
+        else:
+            times.append(passed / many)
+    return median(times) * 1e3
+
+
+def rates_of_the_gpu() -> tuple[float, float]:
+    """``machine_rates`` of the GPU, as CuPy does them."""
+    import cupy
+
+    a = cupy.ones((8192, 8192), "float32")
+    source, target = cupy.ones(1 << 28, "float32"), cupy.empty(1 << 28, "float32")
+
+    def shortest(run) -> float:
+        times = []
+        for _ in range(5):
+            cupy.cuda.Device().synchronize()
+            start = time.perf_counter()
+            run()
+            cupy.cuda.Device().synchronize()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return 2 * 8192**3 / shortest(lambda: a @ a), 2 * source.nbytes / shortest(lambda: cupy.copyto(target, source))
 
 
 def turn_in_a_fresh_process(peer: str, workload: str, seconds: float) -> float:
@@ -168,13 +221,13 @@ def summary(name: str, turns: dict[str, list[float]], peers: list[str], rates: t
     }
 
 
-def header(peers: list[str]) -> list[str]:
+def header(peers: list[str], device: str = "cpu") -> list[str]:
     """The titles of the columns: for each peer its time, the ratio, and if one is asked for, its limit."""
     titles = ["ms a step", OURS]
     for peer, (a, b) in zip(peers, pairs(peers), strict=True):
         titles += [peer, "ratio" if a == OURS else f"{a} / {b}"]
         titles += ["at most"] if (a, b) in AT_MOST else []
-    return [*titles, "limit"]
+    return [*titles, "limit", *(["limit / ours"] if device == "cuda" else [])]
 
 
 def cells(name: str, result: dict[str, Any], peers: list[str]) -> list[str]:
@@ -187,18 +240,23 @@ def cells(name: str, result: dict[str, Any], peers: list[str]) -> list[str]:
     for peer, (a, b) in zip(peers, pairs(peers), strict=True):
         row += [text(result["median_ms"], peer), text(result["ratio"], f"{a} / {b}")]
         row += [text(result["at_most"], f"{a} / {b}")] if (a, b) in AT_MOST else []
-    return [*row, f"{result['limit_ms']:.2f}"]
+    share = [f"{result['limit_ms'] / result['median_ms'][OURS]:.2f}"] if WORKLOADS[name].device == "cuda" else []
+    return [*row, f"{result['limit_ms']:.2f}", *share]
 
 
 def compare(names: list[str], peers: list[str], rounds: int, seconds: float, markdown: bool = False) -> dict[str, dict]:
     """For each workload what ``summary`` says; a line of the table for each when done."""
-    rates = machine_rates()
+    device = WORKLOADS[names[0]].device
+    if device == "cuda":
+        rates = tuple(map(float, common.fresh_process([__file__, "--rates"]).split()))
+    else:
+        rates = machine_rates()
     print(f"a large product runs at {rates[0] / 1e9:.0f} GFLOP/s, a large copy moves {rates[1] / 1e9:.0f} GB/s")
     takes_part = {name: [c for c in (OURS, *peers) if why_not(c, WORKLOADS[name]) is None] for name in names}
     for reason in dict.fromkeys(why_not(peer, WORKLOADS[name]) for name in names for peer in peers):
         if reason:
             print(f"- means: {reason}")
-    table = common.Table(header(peers), names, markdown)
+    table = common.Table(header(peers, device), names, markdown)
     print(f"\n{table.head()}", flush=True)
     results = {}
     with common.progress(rounds * sum(map(len, takes_part.values()))) as bar:
@@ -220,7 +278,9 @@ def compare(names: list[str], peers: list[str], rounds: int, seconds: float, mar
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(WORKLOADS)
-    p.add_argument("--workload", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 to both on CUDA")
+    p.add_argument("--workload", nargs="+", metavar="NAME", help=f"of {', '.join(names)} (default: all of the device)")
     default = ",".join(DEFAULT_PEERS)
     p.add_argument("--peers", default=default, metavar="P,P", help=f"of {', '.join(PEERS)} (default: {default})")
     p.add_argument("--rounds", type=common.positive(int), default=3, metavar="N", help="turns of each (default: 3)")
@@ -228,6 +288,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     p.add_argument("--json", type=common.new_file, metavar="FILE", help="also write everything there")
     args = p.parse_args(argv)
+    of_device = [name for name in names if WORKLOADS[name].device == args.device]
+    args.workload = args.workload or of_device
+    for name in args.workload:
+        if name not in of_device:
+            p.error(f"argument --workload: expected some of {', '.join(of_device)}, got {name!r}")
     args.peers = list(dict.fromkeys(peer for peer in args.peers.split(",") if peer))
     for peer in args.peers:
         if peer not in PEERS:
@@ -238,6 +303,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     common.need_package()
+    if args.device == "cuda":
+        import tinygrad_bn as tg
+
+        try:
+            tg.zeros(1, device="cuda")
+        except RuntimeError as error:
+            sys.exit(str(error))
+        os.environ["COMPARE_TF32"] = str(int(args.tf32))
     print(", ".join(f"{k} {v}" for k, v in common.measured_on().items()))
     reasons = {peer: why_absent(peer) for peer in args.peers}
     for peer, reason in reasons.items():
@@ -249,7 +322,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--turn"]:
+    if sys.argv[1:2] == ["--rates"]:
+        print(*rates_of_the_gpu())
+    elif sys.argv[1:2] == ["--turn"]:
         print(take_turn(sys.argv[2], sys.argv[3], float(sys.argv[4])))
     else:
         main()

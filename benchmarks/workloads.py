@@ -11,6 +11,7 @@ this project: there it gets contiguous arrays too, as from a user who calls a si
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
@@ -23,13 +24,14 @@ LR, MOMENTUM = 0.05, 0.9
 class Workload(NamedTuple):
     """``input``: the shape of a batch; ``model``: which network or layer; ``products``: (rows, inner, columns, times) of the
     GEMMs of a step; ``moved``: how often a layer that only moves memory must read or write an array of its input's size;
-    ``nchw``: this project too gets contiguous (N, C, H, W)."""
+    ``nchw``: this project too gets contiguous (N, C, H, W); ``device``: where it runs, "cpu" or "cuda"."""
 
     input: tuple[int, ...]
     model: str
     products: list[tuple[int, int, int, int]]
     moved: float = 0.0
     nchw: bool = False
+    device: str = "cpu"
 
     def flops(self) -> int:
         return sum(2 * m * k * n * times for m, k, n, times in self.products)
@@ -53,16 +55,20 @@ def _resnet20(batch: int) -> list[tuple[int, int, int, int]]:
     return [_conv(batch, 1, 16, 28, 2), *(_conv(batch, *stage) for stage in stages), (batch, 64, 10, 3)]
 
 
+def _cnn_products(batch: int) -> list[tuple[int, int, int, int]]:
+    convolutions = [_conv(batch, 1, 32, 28, 2), _conv(batch, 32, 32, 28), _conv(batch, 32, 64, 14), _conv(batch, 64, 64, 14)]
+    return [*convolutions, (batch, 3136, 128, 3), (batch, 128, 10, 3)]
+
+
+def _network(model: str, products: Callable, batch: int) -> Workload:
+    return Workload((batch, 784) if model == "mlp" else (batch, 1, 28, 28), model, products(batch))
+
+
 WORKLOADS = {
-    "mlp-bn 60": Workload((60, 784), "mlp", _mlp(60)),
-    "mlp-bn 256": Workload((256, 784), "mlp", _mlp(256)),
-    "cnn-bn 64": Workload(
-        (64, 1, 28, 28),
-        "cnn",
-        [_conv(64, 1, 32, 28, 2), _conv(64, 32, 32, 28), _conv(64, 32, 64, 14), _conv(64, 64, 64, 14)]
-        + [(64, 3136, 128, 3), (64, 128, 10, 3)],
-    ),
-    "resnet20-bn 64": Workload((64, 1, 28, 28), "resnet20", _resnet20(64)),
+    "mlp-bn 60": _network("mlp", _mlp, 60),
+    "mlp-bn 256": _network("mlp", _mlp, 256),
+    "cnn-bn 64": _network("cnn", _cnn_products, 64),
+    "resnet20-bn 64": _network("resnet20", _resnet20, 64),
     "BatchNorm2d f+b": Workload((64, 32, 28, 28), "batchnorm", [], 8),
     "conv 32@28 f+b": Workload((64, 32, 28, 28), "conv", [_conv(64, 32, 32, 28)]),
     "conv 64@14 f+b": Workload((64, 64, 14, 14), "conv", [_conv(64, 64, 64, 14)]),
@@ -70,6 +76,20 @@ WORKLOADS = {
 }
 WHOLE = "mlp", "cnn", "resnet20"
 WORKLOADS |= {f"{name} (NCHW input)": w._replace(nchw=True) for name, w in WORKLOADS.items() if w.model not in WHOLE}
+
+ON_CUDA = {
+    "mlp-bn 60": _network("mlp", _mlp, 60),
+    "mlp-bn 256": _network("mlp", _mlp, 256),
+    "cnn-bn 64": _network("cnn", _cnn_products, 64),
+    "cnn-bn 1024": _network("cnn", _cnn_products, 1024),
+    "resnet20-bn 64": _network("resnet20", _resnet20, 64),
+    "resnet20-bn 1024": _network("resnet20", _resnet20, 1024),
+    "BatchNorm2d 256@56 f+b": Workload((64, 256, 56, 56), "batchnorm", [], 8),
+    "BatchNorm2d 512@14 f+b": Workload((64, 512, 14, 14), "batchnorm", [], 8),
+    "conv 256@56 f+b": Workload((64, 256, 56, 56), "conv", [_conv(64, 256, 256, 56)]),
+    "conv 512@14 f+b": Workload((64, 512, 14, 14), "conv", [_conv(64, 512, 512, 14)]),
+}
+WORKLOADS |= {f"cuda {name}": w._replace(device="cuda", nchw=True) for name, w in ON_CUDA.items()}
 
 
 def batch(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -102,16 +122,32 @@ def _in_layout(x: np.ndarray, channels_last: bool) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if channels_last else np.ascontiguousarray(x)
 
 
-def ours_network(name: str) -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
+def _tf32() -> bool:
+    """Whether both may use TensorFloat-32 on CUDA: neither, unless compare.py is told so."""
+    return os.environ.get("COMPARE_TF32") == "1"
+
+
+def waits(library: str) -> Callable[[], None]:
+    """What waits until the GPU has done all that ``library``, this project or torch, has asked of it."""
+    if library == "torch":
+        import torch
+
+        return torch.cuda.synchronize
+    import tinygrad_bn as tg
+
+    return tg.cuda.synchronize
+
+
+def ours_network(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
     """A network of this project: a function of images and labels that gives the training step on them."""
     import tinygrad_bn as tg
     from tinygrad_bn import nn
 
-    model = {"mlp": tg.models.mlp, "resnet20": tg.models.resnet20, "cnn": lambda: _cnn(nn)}[name]()
+    model = {"mlp": tg.models.mlp, "resnet20": tg.models.resnet20, "cnn": lambda: _cnn(nn)}[name]().to(device)
     optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def on(x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:
-        images, targets = tg.tensor(x), tg.tensor(labels)
+        images, targets = tg.tensor(x, device=device), tg.tensor(labels, device=device)
 
         def step() -> Any:
             optimizer.zero_grad()
@@ -130,13 +166,15 @@ def ours(workload: Workload, channels_last: bool = True) -> Callable[[], Any]:
     import tinygrad_bn as tg
     from tinygrad_bn import nn
 
+    tg.cuda.allow_tf32 = _tf32()
     x, labels = batch(workload)
     if workload.model in WHOLE:
-        return ours_network(workload.model)(x, labels)
+        return ours_network(workload.model, workload.device)(x, labels)
     channels_last = channels_last and not workload.nchw
-    layer = _layer(nn, workload)
-    leaf = tg.Tensor(_in_layout(x, channels_last)).requires_grad_()  # tensor() would copy it to contiguous memory
-    g = tg.Tensor(_in_layout(np.ones_like(layer(leaf).data), channels_last))
+    layer = _layer(nn, workload).to(workload.device)
+    # (tensor() would copy it to contiguous memory)
+    leaf = tg.Tensor(_in_layout(x, channels_last)).to(workload.device).requires_grad_()
+    g = tg.Tensor(_in_layout(np.ones(layer(leaf).shape, x.dtype), channels_last)).to(workload.device)
 
     def forward_and_backward() -> None:
         leaf.grad = None
@@ -146,7 +184,9 @@ def ours(workload: Workload, channels_last: bool = True) -> Callable[[], Any]:
     return forward_and_backward
 
 
-def torchs_network(name: str, channels_last: bool) -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
+def torchs_network(
+    name: str, channels_last: bool, device: str = "cpu"
+) -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
     """The same network on PyTorch, in its default layout or in channels_last: images and labels give the training step."""
     import torch
     from torch import nn
@@ -181,11 +221,11 @@ def torchs_network(name: str, channels_last: bool) -> Callable[[np.ndarray, np.n
         return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
     layout = torch.channels_last if channels_last and name != "mlp" else torch.contiguous_format
-    model = {"mlp": mlp, "cnn": lambda: _cnn(nn), "resnet20": resnet20}[name]().to(memory_format=layout)
+    model = {"mlp": mlp, "cnn": lambda: _cnn(nn), "resnet20": resnet20}[name]().to(device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def on(x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:
-        images, targets = torch.from_numpy(x).contiguous(memory_format=layout), torch.from_numpy(labels)
+        images, targets = torch.from_numpy(x).contiguous(memory_format=layout).to(device), torch.from_numpy(labels).to(device)
 
         def step() -> Any:
             optimizer.zero_grad()
@@ -204,13 +244,14 @@ def torchs(workload: Workload, channels_last: bool) -> Callable[[], Any]:
     import torch
     from torch import nn
 
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = _tf32()
     x, labels = batch(workload)
     if workload.model in WHOLE:
-        return torchs_network(workload.model, channels_last)(x, labels)
+        return torchs_network(workload.model, channels_last, workload.device)(x, labels)
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    layer = _layer(nn, workload).to(memory_format=layout)
-    leaf = torch.from_numpy(x).contiguous(memory_format=layout).requires_grad_()
+    layer = _layer(nn, workload).to(workload.device, memory_format=layout)
+    leaf = torch.from_numpy(x).contiguous(memory_format=layout).to(workload.device).requires_grad_()
     g = torch.ones_like(layer(leaf))
 
     def forward_and_backward() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import tinygrad_bn as tg
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import common  # noqa: E402 (benchmarks/ is no package)
 import compare  # noqa: E402
-import footprint  # noqa: E402
+import footprint
+import gpu_report  # noqa: E402
 import workloads  # noqa: E402
 from peers import with_jax, with_mygrad  # noqa: E402
 
@@ -63,7 +65,7 @@ def rates(monkeypatch):
     [
         (["--peers", "torch,chainer"], "expected some of torch, torch-channels-last, jax, mygrad, numpy-only, got 'chainer'"),
         (["--peers", "tinygrad_bn"], "got 'tinygrad_bn'"),
-        (["--workload", "vgg"], "invalid choice: 'vgg'"),
+        (["--workload", "vgg"], "argument --workload: expected some of mlp-bn 60, "),
         (["--rounds", "0"], "expected a positive integer, got '0'"),
         (["--rounds", "2.5"], "expected a positive integer, got '2.5'"),
         (["--seconds", "-1"], "expected a positive number, got '-1'"),
@@ -105,6 +107,10 @@ def test_peers_are_taken_once_in_the_order_given():
     assert compare.parse(["--peers", "mygrad,torch,,mygrad"]).peers == ["mygrad", "torch"]
     assert compare.parse(["--peers", ""]).peers == []
     assert compare.parse([]).peers == compare.DEFAULT_PEERS
+    assert all(name.startswith("cuda ") for name in compare.parse(["--device", "cuda"]).workload)
+    assert not any(name.startswith("cuda ") for name in compare.parse([]).workload)
+    with pytest.raises(SystemExit):
+        compare.parse(["--device", "cuda", "--workload", "mlp-bn 60"])
 
 
 # ----- who takes part
@@ -295,7 +301,9 @@ def test_jax_trains_as_many_parameters(model):
     assert count(running) == sum(b.size for b in statistics)
 
 
-@pytest.mark.parametrize("name", [n for n, w in WORKLOADS.items() if not w.nchw and w.model != "resnet20"])
+@pytest.mark.parametrize(
+    "name", [n for n, w in WORKLOADS.items() if not w.nchw and w.device == "cpu" and w.model != "resnet20"]
+)
 @pytest.mark.parametrize("peer", ["jax", "mygrad"])
 def test_a_peers_step_runs(peer, name):
     pytest.importorskip(peer, reason=f"{peer} is not installed")
@@ -307,3 +315,68 @@ def test_a_peers_step_runs(peer, name):
         assert np.isfinite(losses).all() and len(set(losses)) == 3  # it trains, if not well on four random images
     else:
         assert results == [None] * 3
+
+
+# ----- on a GPU
+
+
+def test_a_step_on_cuda_is_timed_between_waits(monkeypatch):
+    calls, now = [], [0.0]
+
+    def wait():
+        now[0] += 0.002 * calls[::-1].index("wait") if "wait" in calls else 0  # 2 ms for each step since the last
+        calls.append("wait")
+
+    monkeypatch.setattr(compare, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    ms = compare.take_turn_on_cuda(lambda: calls.append("step"), wait, 0.1)
+    assert ms == pytest.approx(2.0)
+    text = "".join(call[0] for call in calls)
+    assert text.startswith("s" * 10 + "w" + "sw" + "ssw" + "ssssw" + "ssssssssw" * 2)  # doubled until they take 10 ms
+
+
+def test_without_a_gpu_nothing_is_measured(capsys, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise RuntimeError("device 'cuda' needs CuPy")
+
+    monkeypatch.setattr(tg, "zeros", none)
+    with pytest.raises(SystemExit, match="needs CuPy"):
+        compare.main(["--device", "cuda"])
+    assert gpu_report.main(["--out", str(tmp_path / "report")]) == 1
+    assert "needs CuPy" in capsys.readouterr().err and not (tmp_path / "report").exists()
+
+
+def test_other_peers_have_no_turn_on_cuda():
+    for name in compare.CONTESTANTS:
+        reason = compare.why_not(name, WORKLOADS["cuda cnn-bn 64"])
+        assert (reason is None) == (name in ("tinygrad_bn", "torch"))
+
+
+def test_the_share_of_the_gpus_rate_is_shown():
+    name = "cuda BatchNorm2d 512@14 f+b"
+    result = compare.summary(name, {"tinygrad_bn": [2.0], "torch": [4.0]}, ["torch"], (1.0, WORKLOADS[name].bytes() * 1e3))
+    assert compare.header(["torch"], "cuda")[-2:] == ["limit", "limit / ours"]
+    assert compare.cells(name, result, ["torch"])[-2:] == ["1.00", "0.50"]
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="good"/>
+<testcase classname="tests.test_a" name="bad"><failure message="boom&#10;more">trace</failure></testcase>
+<testcase classname="tests.test_a" name="left out"><skipped message="no torch"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_the_report_says_what_ran_and_how():
+    suite = gpu_report.outcome(JUNIT)
+    assert suite["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
+    report = {
+        "commit": "abc", "gpu": {"gpu": "H100"}, "measured_on": {"date": "today"}, "reasons": ["cuda: no cuDNN"],
+        "kernels": {"relu": ("Numba", "CUDA kernel"), "matmul": ("Numba", "cuBLAS")}, "suite": suite, "table": "| a | b |\n",
+    }  # fmt: skip
+    text = gpu_report.markdown(report)
+    for part in (
+        "| commit | abc |", "| gpu | H100 |", "* cuda: no cuDNN", "* CUDA kernel: relu", "1 passed, 1 failed, 1 skipped",
+        "* failed: tests.test_a::bad: ['boom']", "* 1 skipped: no torch", "| a | b |",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "Not run." in gpu_report.markdown({**report, "suite": None})
+    assert len(gpu_report.commit().split()[0]) in (40, 7)

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import workloads  # noqa: E402 (benchmarks/ is no package)
 
-NAMES = list(workloads.WORKLOADS)
+NAMES = [name for name, w in workloads.WORKLOADS.items() if w.device == "cpu"]
+ON_CUDA = [name for name, w in workloads.WORKLOADS.items() if w.device == "cuda"]
 
 
 def small(name):
@@ -28,6 +29,21 @@ def small(name):
 def test_a_step_runs(name):
     result = workloads.ours(small(name))()
     assert result is None or np.isfinite(float(result.detach()))
+
+
+@pytest.mark.parametrize("name", ["cuda mlp-bn 60", "cuda BatchNorm2d 512@14 f+b"])
+def test_a_step_runs_on_cuda(cuda_stand_in, name):
+    result = workloads.ours(small(name)._replace(input=(4, 784) if "mlp" in name else (2, 8, 14, 14)))()
+    assert result is None or result.device == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ON_CUDA)
+def test_a_step_runs_on_a_gpu(device, name):
+    if device.label != "cuda":
+        pytest.skip("on a GPU alone")
+    workloads.ours(small(name))()
+    workloads.waits("tinygrad_bn")()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
