@@ -45,6 +45,7 @@ TRAINS = 0.90  # a network that trains has at least this test accuracy, in every
 GRID = [10 ** (-2 + k / 2) for k in range(8)]  # half decades, 0.01 to 31.6
 ARMS = {"plain": None, "batchnorm": "batch"}  # the arms, and what each passes as ``norm``
 MODELS = {"cnn": tg.models.cnn, "mlp": tg.models.mlp}
+READ_EVERY = 10  # steps
 TEST_BATCH = 200
 
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
@@ -95,23 +96,25 @@ def train(task: Task, settings: Settings, data: Data, stop: Any = None) -> dict[
     (x, y), test = data
     start = time.perf_counter()
     tg.manual_seed(task.seed)  # the same seed: the same initial weights in both arms ...
-    batches = tg.datasets.batches(x, y, settings.batch_size, shuffle=True, drop_last=True, seed=task.seed)  # ... and batches
+    how = {"shuffle": True, "drop_last": True, "seed": task.seed, "device": settings.device}
+    batches = tg.datasets.batches(x, y, settings.batch_size, **how)  # ... and batches
     network = MODELS[settings.model](norm=ARMS[task.arm]).to(settings.device)
     optimizer = tg.optim.SGD(network.parameters(), lr=task.lr)
     losses: list[float] = []
+    unread: list[tg.Tensor] = []  # on a GPU, to read each loss at once would keep it waiting
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a network that diverges overflows; its loss tells
         for images, labels in chain.from_iterable(repeat(batches, settings.epochs)):
             if stop is not None and stop.is_set():
                 return None
-            logits = network(tg.tensor(images, device=settings.device))
-            loss = tg.cross_entropy(logits, tg.tensor(labels, device=settings.device))
-            losses.append(float(loss.item()))
-            if not math.isfinite(losses[-1]):
-                break
+            loss = tg.cross_entropy(network(tg.Tensor(images)), tg.Tensor(labels))
+            unread.append(loss.detach())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if len(unread) == READ_EVERY and not read(unread, losses):
+                break
+        read(unread, losses)
         accuracy = evaluate(network, *test, settings.device) if math.isfinite(losses[-1]) else None
     return {
         **task._asdict(),
@@ -121,6 +124,14 @@ def train(task: Task, settings: Settings, data: Data, stop: Any = None) -> dict[
         "seconds": round(time.perf_counter() - start, 3),
         "losses": [float(f"{loss:.6g}") if math.isfinite(loss) else None for loss in losses],
     }
+
+
+def read(unread: list[tg.Tensor], losses: list[float]) -> bool:
+    """Move the losses to the list of those that were read, up to one that is not finite, and say whether all are."""
+    while unread and (not losses or math.isfinite(losses[-1])):
+        losses.append(float(unread.pop(0).item()))
+    unread.clear()
+    return math.isfinite(losses[-1])
 
 
 def evaluate(network: tg.nn.Module, x: np.ndarray, y: np.ndarray, device: str) -> float | None:
@@ -227,7 +238,9 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
     p.add_argument("--seeds", type=_positive(int), metavar="N", help="how many seeds: 0 to N - 1 (default: 3)")
     p.add_argument("--epochs", type=_positive(int), default=1, metavar="N", help="passes over the data (default: 1)")
     p.add_argument("--batch-size", type=_positive(int), default=64, metavar="N", help="images a step (default: 64)")
-    p.add_argument("--workers", type=_positive(int), metavar="N", help="processes (default: the usable cores)")
+    p.add_argument(
+        "--workers", type=_positive(int), metavar="N", help="processes (default: the usable cores; on a GPU at most 4)"
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: results/mnist)")
     p.add_argument("--quick", action="store_true", help="a smoke test, no finding: 3 learning rates, 1 seed, 2,048 images")
     a = p.parse_args(argv)
@@ -237,6 +250,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
     seeds = list(range(a.seeds or (1 if a.quick else 3)))
+    cores = min(cores, 4) if a.device.startswith("cuda") else cores  # each holds a part of its memory
     workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
     settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
     try:
