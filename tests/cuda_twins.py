@@ -253,8 +253,7 @@ def _windows(struct):
 def _spots(launch, planes, rows, columns):
     """Plane, row and column of each thread's element."""
     launch.covers(planes * rows * columns)
-    i = np.arange(planes * rows * columns)
-    return i // columns // rows, i // columns % rows, i % columns
+    return tuple(spot.reshape(-1) for spot in np.mgrid[:planes, :rows, :columns])
 
 
 def _reach(x, plane, row, column, otherwise):
@@ -279,18 +278,23 @@ def max_pool2d(launch, x, windows, y, place):
     place.reshape(-1)[...] = np.where(nan, 0, number)
 
 
+def _covering(of, row, column):
+    """The windows over each element, from the first to the last, as the kernel meets them: offset in the window, a, b, and whether
+    there is one."""
+    for down in reversed(range(of.kh)):
+        for right in reversed(range(of.kw)):
+            a, b = (row - down) // of.sh, (column - right) // of.sw
+            inside = (a * of.sh == row - down) & (b * of.sw == column - right) & (a >= 0) & (a < of.oh) & (b >= 0) & (b < of.ow)
+            yield down * of.kw + right, np.clip(a, 0, of.oh - 1), np.clip(b, 0, of.ow - 1), inside
+
+
 def max_pool2d_scatter(launch, g, place, windows, dx):
     of = _windows(windows)
     plane, row, column = _spots(launch, of.planes, of.h, of.w)
-    row, column = row + of.ph, column + of.pw
     g, place = (a.reshape(of.planes, of.oh, of.ow) for a in (launch.wide(g), place))
     total = np.zeros(plane.shape, g.dtype)
-    for a in range(of.oh):  # in the order of the windows, as the kernel
-        for b in range(of.ow):
-            down, right = row - a * of.sh, column - b * of.sw
-            inside = (down >= 0) & (down < of.kh) & (right >= 0) & (right < of.kw)
-            mine = inside & (place[plane, a, b] == down * of.kw + right)
-            total = np.where(mine, total + g[plane, a, b], total)
+    for k, a, b, inside in _covering(of, row + of.ph, column + of.pw):
+        total = np.where(inside & (place[plane, a, b] == k), total + g[plane, a, b], total)
     dx.reshape(-1)[...] = total
 
 
@@ -317,14 +321,10 @@ def avg_pool2d(launch, x, windows, y):
 def avg_pool2d_spread(launch, g, windows, dx):
     of = _windows(windows)
     plane, row, column = _spots(launch, of.planes, of.h, of.w)
-    row, column = row + of.ph, column + of.pw
     g = launch.wide(g).reshape(of.planes, of.oh, of.ow)
     total = np.zeros(plane.shape, g.dtype)
-    for a in range(of.oh):
-        for b in range(of.ow):
-            down, right = row - a * of.sh, column - b * of.sw
-            inside = (down >= 0) & (down < of.kh) & (right >= 0) & (right < of.kw)
-            total = np.where(inside, total + g[plane, a, b], total)
+    for _, a, b, inside in _covering(of, row + of.ph, column + of.pw):
+        total = np.where(inside, total + g[plane, a, b], total)
     dx.reshape(-1)[...] = total / launch.number(of.kh * of.kw)
 
 
@@ -449,11 +449,9 @@ def _grid(struct):
 def im2col(launch, x, grid, patches):
     n, c, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw = _grid(grid)
     launch.covers(n * c * kh * kw * oh * ow)
-    at = np.arange(n * c * kh * kw * oh * ow)
-    j, i, row = at % ow, at // ow % oh, at // ow // oh
-    b, a, plane = row % kw, row // kw % kh, row // kw // kh
+    plane, a, b, i, j = np.ogrid[: n * c, :kh, :kw, :oh, :ow]
     x = x.reshape(n * c, h, w)
-    patches.reshape(-1)[...] = _reach(x, plane, i * sh - ph + a * dh, j * sw - pw + b * dw, 0)[0]
+    patches.reshape(-1)[...] = _reach(x, plane, i * sh - ph + a * dh, j * sw - pw + b * dw, 0)[0].reshape(-1)
 
 
 def col2im(launch, patches, grid, x):

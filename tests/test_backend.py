@@ -109,7 +109,7 @@ def test_mixing_devices_in_other_operations(cuda_stand_in):
     host = tg.ones(2, 3)
     for f in (
         lambda: ops.concatenate([x, host]), lambda: ops.stack([host, x]), lambda: ops.einsum("ij,ij->i", x, host),
-        lambda: ops.batch_norm(x, tg.ones(3), tg.zeros(3)), lambda: ops.cross_entropy(x, np.array([0, 1])),
+        lambda: ops.batch_norm(x, tg.ones(3), tg.zeros(3)), lambda: ops.cross_entropy(host, tg.tensor([0, 1], device="cuda")),
         lambda: ops.conv2d(tg.ones(1, 1, 3, 3, device="cuda"), tg.ones(1, 1, 2, 2)), lambda: ops.mse_loss(x, host),
         lambda: ops.layer_norm(host, tg.ones(3, device="cuda"), tg.zeros(3, device="cuda")),
     ):  # fmt: skip
