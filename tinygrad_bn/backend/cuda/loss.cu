@@ -1,6 +1,6 @@
 // Softmax cross-entropy of logits x (N, C): a block for each example, whose threads take every THREADS-th class.
 
-__device__ Wide larger(Wide a, Wide b) { return a > b || a != a ? a : b; }  // NaN wins
+__device__ Wide larger(Wide a, Wide b) { return a > b ? a : b; }  // a NaN may go missing here: the sum has it
 __device__ Wide plus(Wide a, Wide b) { return a + b; }
 
 // The largest logit, and the sum of e ** (x - largest).
