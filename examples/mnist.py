@@ -21,23 +21,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from importlib.util import find_spec
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from workers import Workers, ignore_interrupts, interrupt, interrupts, usable_cores
 
 import tinygrad_bn as tg
 
@@ -47,8 +43,6 @@ ARMS = {"plain": None, "batchnorm": "batch"}  # the arms, and what each passes a
 MODELS = {"cnn": tg.models.cnn, "mlp": tg.models.mlp}
 READ_EVERY = 10  # steps
 TEST_BATCH = 200
-
-ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Settings(NamedTuple):
@@ -91,8 +85,8 @@ def load(settings: Settings) -> Data:
     return ((x - mean) / std, y), ((x_test - mean) / std, y_test)
 
 
-def train(task: Task, settings: Settings, data: Data, stop: Any = None) -> dict[str, Any] | None:
-    """Train one network and test it: the run as it stands in results.json; None if ``stop`` was set meanwhile."""
+def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
+    """Train one network and test it: the run as it stands in results.json."""
     (x, y), test = data
     start = time.perf_counter()
     tg.manual_seed(task.seed)  # the same seed: the same initial weights in both arms ...
@@ -105,8 +99,6 @@ def train(task: Task, settings: Settings, data: Data, stop: Any = None) -> dict[
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a network that diverges overflows; its loss tells
         for images, labels in chain.from_iterable(repeat(batches, settings.epochs)):
-            if stop is not None and stop.is_set():
-                return None
             loss = tg.cross_entropy(network(tg.Tensor(images)), tg.Tensor(labels))
             unread.append(loss.detach())
             optimizer.zero_grad()
@@ -147,64 +139,28 @@ def evaluate(network: tg.nn.Module, x: np.ndarray, y: np.ndarray, device: str) -
     return right / len(y)
 
 
-# ----- all runs, in worker processes
-
-_worker: dict[str, Any] = {}  # what a worker process keeps from run to run
+# ----- all runs
 
 
-def start_worker(settings: Settings, stop: Any) -> None:
-    """Load the data once, keep to one BLAS thread, and end with the parent, however that ends."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    _worker.update(settings=settings, stop=stop, limits=threadpool_limits(1), data=load(settings))
+def run_in_worker(task: Task, prepared: tuple[Settings, Data]) -> dict[str, Any]:
+    return train(task, *prepared)
 
 
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def run_in_worker(task: Task) -> dict[str, Any] | None:
-    return train(task, _worker["settings"], _worker["data"], _worker["stop"])
-
-
-@contextmanager
-def interrupts(handler: Any):
-    """SIGINT (Ctrl-C) and SIGTERM are handled so in this block."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def ignore_interrupts() -> None:
-    """For what takes a second and should not be torn."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    ignore_interrupts()  # once is enough
-    raise KeyboardInterrupt
+def prepare(settings: Settings) -> tuple[Settings, Data]:
+    return settings, load(settings)
 
 
 def run_all(tasks: list[Task], settings: Settings) -> tuple[list[dict[str, Any]], bool]:
     """The finished runs, and whether somebody interrupted. An error in a run ends all runs and is raised here."""
     from tqdm import tqdm
 
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # for the workers: their NumPy is not yet imported
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(settings.workers, context, start_worker, (settings, stop))
     finished: list[dict[str, Any]] = []
     try:
-        with interrupts(signal.SIG_IGN):  # the workers are born deaf to Ctrl-C, which a terminal sends to them too
-            waiting: dict[Future, Task] = {pool.submit(run_in_worker, task): task for task in tasks}
-        with tqdm(total=len(tasks), unit="run", dynamic_ncols=True) as bar:
+        with (
+            Workers(settings.workers, prepare, settings) as workers,
+            tqdm(total=len(tasks), unit="run", dynamic_ncols=True) as bar,
+        ):
+            waiting = {workers.submit(run_in_worker, task): task for task in tasks}
             bar.set_description(str(tasks[0]))
             for future in as_completed(list(waiting)):
                 finished.append(future.result())
@@ -215,9 +171,6 @@ def run_all(tasks: list[Task], settings: Settings) -> tuple[list[dict[str, Any]]
         return finished, False
     except KeyboardInterrupt:
         return finished, True
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
 
 
 # ----- the command
@@ -247,10 +200,9 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
     for library in ("matplotlib", "tqdm"):
         if find_spec(library) is None:
             p.error(f"{library} is not installed: pip install 'tinygrad_bn[examples]'")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
     seeds = list(range(a.seeds or (1 if a.quick else 3)))
-    cores = min(cores, 4) if a.device.startswith("cuda") else cores  # each holds a part of its memory
+    cores = min(usable_cores(), 4) if a.device.startswith("cuda") else usable_cores()  # each holds a part of its memory
     workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
     settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
     try:
@@ -295,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     tasks = [Task(arm, lr, seed) for seed in settings.seeds for lr in settings.lrs for arm in ARMS]
     described = {**settings._asdict(), "optimizer": "SGD without momentum", "trains": TRAINS, "runs": len(tasks)}
     print(report.introduction(described), flush=True)
-    with interrupts(_interrupt):
+    with interrupts(interrupt):
         start = time.perf_counter()
         runs, interrupted = run_all(tasks, settings)
         ignore_interrupts()
