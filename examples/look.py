@@ -55,12 +55,17 @@ def style() -> AbstractContextManager:
 def new_figure(finding: str, conditions: str, size: tuple[float, float] = (7, 4)) -> Figure:
     """A figure whose title states the finding in words; under it, small, what it was found on."""
     figure = Figure(size)
-    inch = 1 / size[1]
+    put_title(figure, finding, conditions)
+    return figure
+
+
+def put_title(figure: Figure, finding: str, conditions: str) -> None:
+    """The finding in words at the figure's upper edge; under it, small, what it was found on."""
+    inch = 1 / figure.get_size_inches()[1]
     title = figure.text(0.012, 1 - 0.13 * inch, finding, size=13, weight="bold", va="top")
     wide = title.get_window_extent().width / (0.96 * figure.bbox.width)
     title.set_size(13 / max(wide, 1))
     figure.text(0.012, 1 - 0.40 * inch, conditions, size=9, color="#555555", va="top", linespacing=1.35)
-    return figure
 
 
 def plain_ticks(axis: Axis, ticks: Sequence[float], named: Sequence[float] | None = None) -> None:
@@ -97,7 +102,8 @@ def note(axes: Axes, text: str, point: tuple[float, float], aside: tuple[float, 
 
 def cross(axes: Axes, x: float, y: float) -> None:
     """The mark of what went wrong."""
-    axes.plot([x], [y], "x", color=WRONG, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5)
+    (mark,) = axes.plot([x], [y], "x", color=WRONG, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5)
+    mark.set_in_layout(False)
 
 
 def save(figure: Figure, path: Path) -> None:
