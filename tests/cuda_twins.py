@@ -279,8 +279,7 @@ def max_pool2d(launch, x, windows, y, place):
 
 
 def _covering(of, row, column):
-    """The windows over each element, from the first to the last, as the kernel meets them: offset in the window, a, b, and whether
-    there is one."""
+    """The windows over each element in the kernel's order: its offset in the window, the window, and whether there is one."""
     for down in reversed(range(of.kh)):
         for right in reversed(range(of.kw)):
             a, b = (row - down) // of.sh, (column - right) // of.sw

@@ -1,4 +1,4 @@
-"""BatchNorm lets the learning rate rise: the highest one that trains deep networks of ReLUs and of sigmoids, with and without."""
+"""BatchNorm lets the learning rate rise: the highest that trains deep networks of ReLUs and of sigmoids, with and without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from training import GUESSING, Data, accuracy, train
 import tinygrad_bn as tg
 
 QUESTION = "Does BatchNorm let a network train at a higher learning rate?"
-SOURCE = "Ioffe & Szegedy 2015, section 4.2: with BatchNorm, Inception trains at 5 and at 30 times its learning rate, and with sigmoids too."
+SOURCE = (
+    "Ioffe & Szegedy 2015, section 4.2: with BatchNorm, Inception trains at 5 and at 30 times its learning rate, and with "
+    "sigmoids too."
+)
 SETUP = (
     "784-128x8-10, ReLU with He's initial weights, and sigmoid with Glorot's; one epoch of MNIST in batches of 128, SGD "
     "without momentum; learning rates from 0.001 to 31.6 in half decades. The same weights and batches in both arms."

@@ -64,7 +64,7 @@ class Canvas:
         return axes[: len(titles)]
 
     def key(self, *entries: tuple[str, str, Any, str]) -> None:
-        """The names of the curves above all panels: (name, colour, line, mark); a mark is "o", "o open", "s", "D", "x" or ""."""
+        """The names of the curves above all panels: (name, colour, line, mark); marks are "o", "o open", "s", "D", "x", ""."""
         handles = [
             Line2D([], [], color=colour, linestyle=line, marker=marker[:1], markersize=4.5, label=name,
                    markerfacecolor="none" if marker.endswith("open") else colour)
