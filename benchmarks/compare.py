@@ -160,6 +160,11 @@ def rates_of_the_gpu() -> tuple[float, float]:
     """``machine_rates`` of the GPU, as CuPy does them."""
     import cupy
 
+    import tinygrad_bn as tg
+
+    if os.environ.get("COMPARE_TF32") == "1":  # the limit of what is compared
+        tg.cuda.allow_tf32 = True
+        tg.zeros(1, device="cuda")
     a = cupy.ones((8192, 8192), "float32")
     source, target = cupy.ones(1 << 28, "float32"), cupy.empty(1 << 28, "float32")
 
@@ -240,12 +245,25 @@ def cells(name: str, result: dict[str, Any], peers: list[str]) -> list[str]:
     for peer, (a, b) in zip(peers, pairs(peers), strict=True):
         row += [text(result["median_ms"], peer), text(result["ratio"], f"{a} / {b}")]
         row += [text(result["at_most"], f"{a} / {b}")] if (a, b) in AT_MOST else []
-    share = [f"{result['limit_ms'] / result['median_ms'][OURS]:.2f}"] if WORKLOADS[name].device == "cuda" else []
-    return [*row, f"{result['limit_ms']:.2f}", *share]
+    row.append(text(result, "limit_ms"))
+    if WORKLOADS[name].device == "cuda":
+        ours = result["median_ms"].get(OURS)
+        row.append(f"{result['limit_ms'] / ours:.2f}" if ours else "-")
+    return row
 
 
-def compare(names: list[str], peers: list[str], rounds: int, seconds: float, markdown: bool = False) -> dict[str, dict]:
-    """For each workload what ``summary`` says; a line of the table for each when done."""
+def compare(
+    names: list[str],
+    peers: list[str],
+    rounds: int,
+    seconds: float,
+    markdown: bool = False,
+    finished: Callable[[dict[str, dict]], None] = lambda _: None,
+) -> dict[str, dict]:
+    """For each workload what ``summary`` says; a line of the table for each when done, and a call of ``finished``.
+
+    A contestant that fails takes no part in this workload any more; why is printed, and stands under "failed".
+    """
     device = WORKLOADS[names[0]].device
     if device == "cuda":
         rates = tuple(map(float, common.fresh_process([__file__, "--rates"]).split()))
@@ -262,13 +280,21 @@ def compare(names: list[str], peers: list[str], rounds: int, seconds: float, mar
     with common.progress(rounds * sum(map(len, takes_part.values()))) as bar:
         for name in names:
             turns: dict[str, list[float]] = {contestant: [] for contestant in takes_part[name]}
+            failed: dict[str, str] = {}
             for _ in range(rounds):
-                for contestant, times in turns.items():
+                for contestant in list(turns):
                     bar.set_description(f"{contestant}, {name}")
-                    times.append(turn_in_a_fresh_process(contestant, name, seconds))
+                    try:
+                        turns[contestant].append(turn_in_a_fresh_process(contestant, name, seconds))
+                    except RuntimeError as error:
+                        failed[contestant] = str(error)
+                        del turns[contestant]
                     bar.update()
-            results[name] = summary(name, turns, peers, rates)
+            results[name] = {**summary(name, turns, peers, rates), "failed": failed}
             common.say(table.line(cells(name, results[name], peers)), bar)
+            for error in failed.values():
+                common.say(error, bar)
+            finished(results)
     return results
 
 
@@ -300,7 +326,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     common.need_package()
     if args.device == "cuda":
@@ -319,6 +345,7 @@ def main(argv: list[str] | None = None) -> None:
     peers = [peer for peer, reason in reasons.items() if reason is None]
     results = compare(args.workload, peers, args.rounds, args.seconds, args.markdown)
     common.write_json(args.json, workloads=results)
+    return int(any(result["failed"] for result in results.values()))
 
 
 if __name__ == "__main__":
@@ -327,4 +354,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--turn"]:
         print(take_turn(sys.argv[2], sys.argv[3], float(sys.argv[4])))
     else:
-        main()
+        sys.exit(main())

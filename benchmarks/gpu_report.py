@@ -139,13 +139,34 @@ def main(argv: list[str] | None = None) -> int:
     report: dict[str, Any] = {"commit": commit(), "gpu": gpu(), "measured_on": common.measured_on()}
     report |= {"kernels": kernels, "reasons": reasons, "suite": None if args.skip_suite else run_suite()}
     names = [name for name, workload in compare.WORKLOADS.items() if workload.device == "cuda"]
-    peers = [peer for peer in ("torch",) if compare.why_absent(peer) is None]
+    report |= {"workloads": {}, "table": "Not finished."}
+    write(report, args.out)
     with contextlib.redirect_stdout(_Tee()) as said:
-        report["workloads"] = compare.compare(names, peers, args.rounds, args.seconds, markdown=True)
-    report["table"] = said.getvalue()
-    (args.out / "gpu_report.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "gpu_report.md").write_text(markdown(report))
-    return int(bool(report["suite"] and report["suite"]["failed"]))
+
+        def finished(workloads: dict[str, dict]) -> None:
+            report.update(workloads=workloads, table=said.getvalue())
+            write(report, args.out)
+
+        compare.compare(names, peers(), args.rounds, args.seconds, markdown=True, finished=finished)
+    failed = [name for name, workload in report["workloads"].items() if workload["failed"]]
+    return int(bool(failed or (report["suite"] and report["suite"]["failed"])))
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """What is known so far: a run that is cut short leaves what it had found."""
+    (folder / "gpu_report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "gpu_report.md").write_text(markdown(report))
+
+
+def peers() -> list[str]:
+    """PyTorch, if it is installed with CUDA."""
+    if compare.why_absent("torch") is None:
+        try:
+            if common.fresh_process(["-c", "import torch; print(torch.cuda.is_available())"]).strip() == "True":
+                return ["torch"]
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+    return []
 
 
 if __name__ == "__main__":

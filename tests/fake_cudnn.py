@@ -16,7 +16,9 @@ from tinygrad_bn.backend import portable
 __version__ = "1.26.0"
 data_type = SimpleNamespace(HALF="float16", FLOAT="float32")
 heur_mode = SimpleNamespace(A="A", FALLBACK="FALLBACK")
-numerical_note = SimpleNamespace(TENSOR_CORE="TENSOR_CORE", NONDETERMINISTIC="NONDETERMINISTIC")
+numerical_note = SimpleNamespace(
+    TENSOR_CORE="TENSOR_CORE", NONDETERMINISTIC="NONDETERMINISTIC", DOWN_CONVERT_INPUTS="DOWN_CONVERT_INPUTS"
+)
 
 built: list[pygraph] = []  # all graphs whose plans were built
 refuse = False  # whether to know no way
@@ -119,6 +121,7 @@ class pygraph:  # noqa: N801 (its name there)
 
     def execute(self, pointers, workspace, handle):
         assert self.done == self.steps and handle == "handle" and workspace
+        assert all(pointer % 16 == 0 for pointer in pointers.values()), "a graph takes aligned pointers for granted"
         first, second = (t.at(pointers[t]) for t in self.factors)
         out = self.result.at(pointers[self.result])
         channels = {"conv2d": first, "conv2d_input": out, "conv2d_weight": first}[self.kind].shape[1]

@@ -389,5 +389,18 @@ def test_settings_for_cuda(cuda_stand_in, monkeypatch):
                 tg.cuda.deterministic = wrong
         tg.cuda.deterministic = True
         assert backend.cuda_settings.deterministic and tg.cuda.deterministic
+        with pytest.raises(
+            AttributeError, match="tinygrad_bn.cuda has no setting 'allow_TF32'; it has allow_tf32 and deterministic"
+        ):
+            tg.cuda.allow_TF32 = True
+
+        def warns(*_):
+            raise RuntimeWarning("this GPU has no TensorFloat-32")
+
+        monkeypatch.setattr(fake_cupy._core._routines_linalg, "set_compute_type", warns)
+        with pytest.raises(RuntimeWarning):
+            tg.cuda.allow_tf32 = True
+        assert tg.cuda.allow_tf32 is False
+        monkeypatch.undo()
     finally:
         tg.cuda.allow_tf32 = tg.cuda.deterministic = False

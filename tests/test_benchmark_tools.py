@@ -358,6 +358,43 @@ def test_the_share_of_the_gpus_rate_is_shown():
     assert compare.cells(name, result, ["torch"])[-2:] == ["1.00", "0.50"]
 
 
+def test_a_contestant_that_fails_takes_no_part_and_nothing_else_is_lost(monkeypatch, capsys):
+    def turn(peer, workload, seconds):
+        if peer == "torch" and workload == "mlp-bn 60":
+            raise RuntimeError("torch failed on mlp-bn 60: no memory")
+        return 2.0
+
+    monkeypatch.setattr(compare, "turn_in_a_fresh_process", turn)
+    monkeypatch.setattr(compare, "machine_rates", lambda: (1e12, 1e12))
+    seen = []
+    results = compare.compare(["mlp-bn 60", "mlp-bn 256"], ["torch"], 2, 0.1, finished=lambda r: seen.append(len(r)))
+    assert seen == [1, 2] and results["mlp-bn 60"]["failed"] == {"torch": "torch failed on mlp-bn 60: no memory"}
+    assert results["mlp-bn 60"]["turns_ms"] == {"tinygrad_bn": [2.0, 2.0]} and results["mlp-bn 256"]["failed"] == {}
+    assert "no memory" in capsys.readouterr().out
+    nothing = {**compare.summary("cuda mlp-bn 60", {}, ["torch"], (1e12, 1e12))}
+    assert compare.cells("cuda mlp-bn 60", nothing, ["torch"])[-1] == "-"
+
+
+def test_the_report_is_written_as_it_grows(tmp_path, monkeypatch):
+    from tinygrad_bn.backend import report as what_serves
+
+    monkeypatch.setattr(tg, "zeros", lambda *a, **k: None)
+    monkeypatch.setattr(gpu_report, "gpu", lambda: {"gpu": "none"})
+    monkeypatch.setattr(gpu_report, "peers", list)
+    monkeypatch.setattr(what_serves, "report", lambda: ({}, []))
+
+    def cut_short(names, peers, rounds, seconds, markdown, finished):
+        print("| a line |")
+        finished({names[0]: {"failed": {}}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "compare", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_report.main(["--out", str(tmp_path), "--skip-suite"])
+    assert "| a line |" in (tmp_path / "gpu_report.md").read_text()
+    assert list(json.loads((tmp_path / "gpu_report.json").read_text())["workloads"]) == ["cuda mlp-bn 60"]
+
+
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.test_a" name="good"/>
 <testcase classname="tests.test_a" name="bad"><failure message="boom&#10;more">trace</failure></testcase>

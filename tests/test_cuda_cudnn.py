@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 
 import fake_cudnn
 import numpy as np
@@ -67,7 +68,9 @@ def test_it_serves_where_it_is_installed(cuda_stand_in, frontend, rng, case, dty
     assert [g.kind for g in frontend.built] == ["conv2d", "conv2d_input", "conv2d_weight"]
     convolved(cuda_stand_in, *case, dtype, rng)
     assert len(frontend.built) == 3  # the plans are kept
-    unwanted = ["TENSOR_CORE"] if dtype == "float32" else []  # a half has no more bits than a tensor core keeps
+    unwanted = (
+        ["DOWN_CONVERT_INPUTS", "TENSOR_CORE"] if dtype == "float32" else []
+    )  # a half has no more bits than a tensor core keeps
     assert all(g.unwanted == unwanted for g in frontend.built)
     assert frontend.streams[-1] == ("handle", cuda_stand_in.xp.cuda.get_current_stream().ptr)
 
@@ -82,7 +85,8 @@ def test_settings_choose_other_plans(cuda_stand_in, frontend, rng):
     finally:
         tg.cuda.deterministic = tg.cuda.allow_tf32 = False
     unwanted = [g.unwanted for g in frontend.built[::3]]
-    assert unwanted == [["TENSOR_CORE"], ["TENSOR_CORE", "NONDETERMINISTIC"], ["NONDETERMINISTIC"]]
+    down = "DOWN_CONVERT_INPUTS"
+    assert unwanted == [[down, "TENSOR_CORE"], [down, "TENSOR_CORE", "NONDETERMINISTIC"], [down, "NONDETERMINISTIC"]]
 
 
 def test_float64_and_empty_arrays_are_for_cublas(cuda_stand_in, frontend, rng):
@@ -104,12 +108,64 @@ def test_where_it_knows_no_way_cublas_serves_and_it_says_so_once(cuda_stand_in, 
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_why_it_does_not_serve(frontend, monkeypatch):
-    assert cudnn.why_not() == ""
+def test_a_weight_may_begin_anywhere_in_its_optimizers_memory(cuda_stand_in, frontend):
+    network = tg.models.cnn((5, 10)).to("cuda")  # 45 floats before the second convolution's weight
+    optimizer = tg.optim.SGD(network.parameters(), 0.1)
+    tg.cross_entropy(network(tg.randn(4, 1, 28, 28, device="cuda")), tg.tensor([0, 1, 2, 3], device="cuda")).backward()
+    optimizer.step()
+    assert network[4].weight.data.data.ptr % 16 and len(frontend.built) == 5
+
+
+def test_without_memory_to_work_in_cublas_serves(cuda_stand_in, frontend, rng, monkeypatch):
+    def none(shape, dtype=float):
+        if dtype == "uint8":
+            raise MemoryError("of the GPU")  # CuPy's is one
+        return empty(shape, dtype)
+
+    empty = cuda_stand_in.xp.empty
+    monkeypatch.setattr(cuda_stand_in.xp, "empty", none)
+    got, expected = convolved(cuda_stand_in, *CASES[0], "float32", rng)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("settings", [(False, False), (True, False), (False, True)], ids=["", "TF32", "deterministic"])
+@pytest.mark.parametrize("case", [*CASES, ((8, 32, 14, 14), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1)])
+def test_on_the_real_library(device, rng, case, settings, dtype):
+    if why := cudnn.why_not(device.xp):
+        pytest.skip(why)
+    tg.cuda.allow_tf32, tg.cuda.deterministic = settings
+    try:
+        got, expected = convolved(device, *case, dtype, rng)
+    finally:
+        tg.cuda.allow_tf32 = tg.cuda.deterministic = False
+    assert cudnn._plan.cache_info().misses == 3  # it was cuDNN that served
+    within = 2e-2 if dtype == "float16" else 5e-3 if settings[0] else 1e-5
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=within * np.abs(b).max())
+
+
+def test_each_thread_has_a_handle_of_its_own(cuda_stand_in, frontend, monkeypatch):
+    made = []
+    monkeypatch.setattr(frontend, "create_handle", lambda: made.append("handle") or "handle")
+    assert cudnn.why_not(cuda_stand_in.xp) == cudnn.why_not(cuda_stand_in.xp) == ""
+    other = threading.Thread(target=cudnn.why_not, args=(cuda_stand_in.xp,))
+    other.start()
+    other.join()
+    assert len(made) == 2
+
+
+def test_why_it_does_not_serve(cuda_stand_in, frontend, monkeypatch):
+    def why_not():
+        return cudnn.why_not(cuda_stand_in.xp)
+
+    assert why_not() == ""
     for version, says in (("1.11.0", "1.11.0 is installed, expected one from 1.12"), ("1.27.0", "1.27.0 is installed")):
         cudnn._load.cache_clear()
         monkeypatch.setattr(frontend, "__version__", version)
-        assert says in cudnn.why_not()
+        assert says in why_not()
     monkeypatch.setattr(frontend, "__version__", "1.26.0")
 
     def fails():
@@ -117,10 +173,10 @@ def test_why_it_does_not_serve(frontend, monkeypatch):
 
     cudnn._load.cache_clear()
     monkeypatch.setattr(frontend, "create_handle", fails)
-    assert cudnn.why_not() == "cuDNN cannot be used: Unable to find symbol cudnnCreate"
+    assert why_not() == "cuDNN cannot be used: Unable to find symbol cudnnCreate"
     cudnn._load.cache_clear()
     monkeypatch.setitem(sys.modules, "cudnn", None)
-    assert "pip install 'tinygrad_bn[cudnn12]'" in cudnn.why_not()
+    assert "pip install 'tinygrad_bn[cudnn12]'" in why_not()
 
 
 def test_patches_are_made_for_some_samples_at_a_time(cuda_stand_in, rng, monkeypatch):

@@ -2,7 +2,8 @@
 
 ``allow_tf32`` (False): whether products and convolutions of float32 may be computed in TensorFloat-32, which keeps 10 bits of
 the fraction instead of 23, several times as fast on a GPU that has it. (PyTorch's default is False for products, but True for
-convolutions.) For products it is CuPy's own switch, and holds for the program's other products in CuPy, too.
+convolutions.) For products of matrices it is CuPy's own switch: it holds for the program's other products in CuPy too, and
+CUPY_TF32 is not read. Products of more axes, and convolution where there is no cuDNN, stay in float32.
 
 ``deterministic`` (False): whether only algorithms may be used that give the same bits in each run. The kernels of this package
 always do; this holds for cuDNN's. The gradient of indexing with an array that selects an element twice adds in no fixed order
@@ -33,6 +34,11 @@ def synchronize() -> None:
 
 class _Cuda(types.ModuleType):
     """This module, whose settings are checked when they are set."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not hasattr(self, name):
+            raise AttributeError(f"tinygrad_bn.cuda has no setting {name!r}; it has allow_tf32 and deterministic")
+        super().__setattr__(name, value)
 
     @property
     def allow_tf32(self) -> bool:

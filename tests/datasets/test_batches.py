@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygrad_bn.backend import upload
 from tinygrad_bn.datasets import Batches, batches
 
 
@@ -265,7 +266,7 @@ class Recorder:
 
         class Stream:
             def __init__(self, name="side", **kwargs):
-                self.name = name
+                self.name = self.ptr = name
 
             def wait_event(self, event):
                 recorder.log.append((self.name, "waits for", event.number))
@@ -329,8 +330,19 @@ def test_a_loop_left_early_leaves_no_copy_behind(cuda_stand_in, monkeypatch):
     assert recorder.log[-1] == ("main", "waits for", 3)  # before the memory of that batch is anybody's again
 
 
+def test_a_batch_left_on_another_stream_is_awaited_by_the_one_that_owns_its_memory(cuda_stand_in, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    loop = iter(batches(*data(12), 4, device="cuda"))
+    next(loop)
+    other = fake_cupy.cuda.Stream("other")
+    monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: other)
+    loop.close()
+    assert recorder.log[-2:] == [("other", "waits for", 3), ("main", "waits for", 3)]
+
+
 def test_pinned_memory_is_used_again_only_when_it_was_read(cuda_stand_in, monkeypatch):
     recorder, taken = Recorder(monkeypatch), []
+    monkeypatch.setattr(upload, "_pinned", [])
 
     def alloc(nbytes):
         taken.append(nbytes)
@@ -338,7 +350,8 @@ def test_pinned_memory_is_used_again_only_when_it_was_read(cuda_stand_in, monkey
 
     monkeypatch.setattr(fake_cupy.cuda, "alloc_pinned_memory", alloc)
     seen = [cuda_stand_in.numpy(x).copy() for x, _ in batches(*data(20), 4, device="cuda")]
-    assert len(taken) == 5  # the GPU is behind: none was read yet
+    gc.collect()
+    assert len(taken) == len(upload._pinned) == 5  # the GPU is behind: none was read yet, so it is nobody else's either
     np.testing.assert_array_equal(np.concatenate(seen), data(20)[0])
     taken.clear()
     for _ in batches(*data(20), 4, device="cuda"):
@@ -349,7 +362,10 @@ def test_pinned_memory_is_used_again_only_when_it_was_read(cuda_stand_in, monkey
 
 def test_a_device_wants_arrays_of_the_host(cuda_stand_in):
     x, y = data(4)
-    with pytest.raises(TypeError, match="batches expected y as a NumPy array with device='cuda', got ndarray"):
+    with pytest.raises(TypeError, match="batches expected y as a NumPy array with device='cuda', got a .*cupy.ndarray"):
         batches(x, cuda_stand_in.array(y), 2, device="cuda")
     with pytest.raises(ValueError, match="device expected 'cpu' or 'cuda', got 'tpu'"):
         batches(x, y, 2, device="tpu")
+    for bad in (x.astype(">f4"), x.astype(object), x.astype(str), x.astype("complex64")):
+        with pytest.raises(TypeError, match=f"batches expected x of floats, integers .*, got dtype {bad.dtype.str[:2]}"):
+            batches(bad, y, 2, device="cuda")

@@ -47,17 +47,23 @@ def matmul(x, y):
 
 def linear(x, w, b):
     """(..., in), (out, in), (out,) or None -> (..., out): x @ w.T + b."""
-    y = _xp(x).matmul(x, w.T)
+    y = _xp(x).matmul(_rows(x), w.T)
     if b is not None:
         y += b
-    return y
+    return y.reshape(*x.shape[:-1], w.shape[0])
 
 
 def linear_backward(g, x, w, want_x, want_w):
     """(..., out), (..., in), (out, in) -> dx = g @ w, dw = g.T @ x over all rows; None for what is not wanted."""
     xp = _xp(g)
-    dx = xp.matmul(g, w) if want_x else None
-    return dx, xp.matmul(g.reshape(-1, g.shape[-1]).T, x.reshape(-1, x.shape[-1])) if want_w else None
+    rows = _rows(g)
+    dx = xp.matmul(rows, w).reshape(x.shape) if want_x else None
+    return dx, xp.matmul(rows.T, _rows(x)) if want_w else None
+
+
+def _rows(x):
+    """(..., n) -> (rows, n): one product serves for all, however many axes."""
+    return x if x.ndim == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])
 
 
 def einsum(subscripts, operands):

@@ -39,11 +39,11 @@ def _on_cpu() -> tuple[dict[str, str], list[str]]:
 
 def _on_cuda() -> tuple[dict[str, str], list[str]]:
     try:
-        load_cuda()
+        library = load_cuda()
     except RuntimeError as error:
         return {}, [f"cuda: {error}"]
     cuda = importlib.import_module(".cuda", __package__)
-    why = cuda.cudnn.why_not()
+    why = cuda.cudnn.why_not(library.xp)
     names = {name: "CuPy" for name in vars(portable)}
     names |= dict.fromkeys(_PRODUCTS, "cuBLAS") | dict.fromkeys(cuda.FUSED, "CUDA kernel")
     names |= dict.fromkeys(cuda.CONVOLUTIONS, "patches, cuBLAS" if why else "cuDNN, float64 by cuBLAS")

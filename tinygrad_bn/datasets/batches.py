@@ -77,8 +77,12 @@ class Batches(Generic[X, Y]):
             device = library_for(device).device
             for name, array in (("x", x), ("y", y)):
                 if not isinstance(array, np.ndarray):
+                    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+                    raise TypeError(f"batches expected {name} as a NumPy array with device={device!r}, got a {kind}")
+                if device == "cuda" and not (array.dtype.kind in "fiub" and array.dtype.isnative):
                     raise TypeError(
-                        f"batches expected {name} as a NumPy array with device={device!r}, got {type(array).__name__}"
+                        f"batches expected {name} of floats, integers or booleans in the machine's byte order with "
+                        f"device='cuda', got dtype {array.dtype.str}"
                     )
         self._x, self._y = x, y
         self._uploader = Uploader() if device == "cuda" else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from functools import lru_cache
+from threading import get_ident
 from typing import Any, NamedTuple
 
 from .. import cuda_settings as settings
@@ -17,6 +18,7 @@ from ..portable import window_counts
 from .launch import plain
 
 _AT_LEAST, _BELOW = (1, 12), (1, 27)
+_ALIGNED = 16  # bytes: what a graph takes for granted of every pointer
 
 
 class Frontend(NamedTuple):
@@ -27,8 +29,8 @@ class Frontend(NamedTuple):
 
 
 @lru_cache(None)
-def _load() -> tuple[Frontend | None, str]:
-    """The frontend, or None and a sentence that says why there is none."""
+def _load(device: int, thread: int) -> tuple[Frontend | None, str]:
+    """The frontend for a thread on a device, whose handle nobody else may use; or None and a sentence that says why not."""
     try:
         cudnn = importlib.import_module("cudnn")
     except ImportError:
@@ -42,14 +44,18 @@ def _load() -> tuple[Frontend | None, str]:
         return None, f"cuDNN cannot be used: {error}"
 
 
-def why_not() -> str:
+def _here(xp: Any) -> tuple[Frontend | None, str]:
+    return _load(xp.cuda.runtime.getDevice(), get_ident())
+
+
+def why_not(xp: Any) -> str:
     """Why cuDNN does not serve; empty if it does."""
-    return _load()[1]
+    return _here(xp)[1]
 
 
 def serves(x: Any) -> bool:
     """Whether cuDNN convolves arrays of this dtype, and is there."""
-    return x.dtype in ("float32", "float16") and _load()[0] is not None
+    return x.dtype in ("float32", "float16") and _here(xp_of(x))[0] is not None
 
 
 class Plan(NamedTuple):
@@ -109,8 +115,10 @@ def _built(frontend, kind, shapes, dtype, stride, padding, dilation, allow_tf32,
     graph.build_operation_graph()
     graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     unwanted = []
-    if dtype == "float32" and not allow_tf32:
-        unwanted.append(cudnn.numerical_note.TENSOR_CORE)
+    if dtype == "float32":
+        unwanted.append(cudnn.numerical_note.DOWN_CONVERT_INPUTS)  # to halves, which know nothing above 65504
+        if not allow_tf32:
+            unwanted.append(cudnn.numerical_note.TENSOR_CORE)
     if deterministic:
         unwanted.append(cudnn.numerical_note.NONDETERMINISTIC)
     if unwanted:
@@ -120,12 +128,18 @@ def _built(frontend, kind, shapes, dtype, stride, padding, dilation, allow_tf32,
     return Plan(graph, tensors, graph.get_workspace_size())
 
 
+def _aligned(a):
+    """The array, contiguous, where a graph may read it: a weight within its optimizer's memory may begin anywhere."""
+    a = plain(a)
+    return a.copy() if a.data.ptr % _ALIGNED else a
+
+
 def _run(kind, first, second, shape, stride, padding, dilation):
-    """The result, or None where cuDNN knows no way."""
+    """The result, or None where cuDNN knows no way or finds no memory."""
     xp = xp_of(first)
-    first, second, out = plain(first), plain(second), xp.empty(shape, first.dtype)
+    first, second, out = _aligned(first), _aligned(second), xp.empty(shape, first.dtype)
     shapes = tuple(a.shape for a in (first, second, out))
-    frontend = _load()[0]
+    frontend = _here(xp)[0]
     assert frontend is not None
     how = stride, padding, dilation, settings.allow_tf32, settings.deterministic
     plan = _plan(frontend, kind, shapes, first.dtype.name, *how)
@@ -133,7 +147,10 @@ def _run(kind, first, second, shape, stride, padding, dilation):
         return None
     cudnn, handle = frontend
     cudnn.set_stream(handle=handle, stream=xp.cuda.get_current_stream().ptr)
-    workspace = xp.empty(max(1, plan.workspace), "uint8")
+    try:
+        workspace = xp.empty(max(1, plan.workspace), "uint8")
+    except MemoryError:
+        return None  # patches work in less
     pointers = {t: a.data.ptr for t, a in zip(plan.tensors, (first, second, out), strict=True)}
     plan.graph.execute(pointers, workspace.data.ptr, handle=handle)
     return out

@@ -39,11 +39,11 @@ def batch_norm(x, gamma, beta, eps):
     y = xp.empty(x.shape, x.dtype)
     mean, var = xp.empty((2, x.shape[1]), "float64")
     if grid[1] == 1:
-        launch("norm", "batch_norm", grid, x, x, *sizes, gamma, beta, eps, y, mean, var)
+        launch("norm", "batch_norm", grid, x, x, *sizes, gamma, beta, float(eps), y, mean, var)
     else:
         parts = xp.empty((3, *grid[::-1]), "float64")
         launch("norm", "batch_norm_parts", grid, x, x, *sizes, parts)
-        launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, gamma, beta, eps, y, mean, var)
+        launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, gamma, beta, float(eps), y, mean, var)
     return y, (mean, var)
 
 
@@ -56,13 +56,16 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
     weight = _wide(gamma, x)
     mean, var = plain(mean), plain(var)
     dx = xp.empty(x.shape, x.dtype)
-    dgamma, dbeta = (None, None) if weight is None else xp.empty((2, x.shape[1]), weight.dtype)
+    dgamma, dbeta = (
+        None if weight is None else xp.empty(x.shape[1], weight.dtype) for _ in range(2)
+    )  # each an array of its own
     if grid[1] == 1:
-        launch("norm", "batch_norm_backward", grid, x, g, x, *sizes, weight, mean, var, eps, dx, dgamma, dbeta)
+        launch("norm", "batch_norm_backward", grid, x, g, x, *sizes, weight, mean, var, float(eps), dx, dgamma, dbeta)
     else:
         parts = xp.empty((2, *grid[::-1]), "float64")
         launch("norm", "batch_norm_backward_parts", grid, x, g, x, *sizes, mean, parts)
-        launch("norm", "batch_norm_backward_joined", grid, x, g, x, *sizes, parts, weight, mean, var, eps, dx, dgamma, dbeta)
+        results = dx, dgamma, dbeta
+        launch("norm", "batch_norm_backward_joined", grid, x, g, x, *sizes, parts, weight, mean, var, float(eps), *results)
     if gamma is None:
         return dx, None, None
     return dx, dgamma.astype(gamma.dtype, copy=False), dbeta.astype(gamma.dtype, copy=False)
@@ -75,7 +78,8 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     x = plain(x)
     sizes, grid = _sizes(x)
     y = xp_of(x).empty(x.shape, x.dtype)
-    launch("norm", "batch_norm_inference", grid, x, x, *sizes, *(_wide(a, x) for a in (gamma, beta, mean, var)), eps, y)
+    channels = [_wide(a, x) for a in (gamma, beta, mean, var)]
+    launch("norm", "batch_norm_inference", grid, x, x, *sizes, *channels, float(eps), y)
     return y
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 
@@ -24,10 +25,9 @@ def _run(kernel, weights, grads, *args):
         some = [plain(g) for g in grads[first : first + _PIECES]]
         table = np.zeros(1, _GRADIENT)
         table["count"] = len(some)
-        start = stop
-        for i, g in enumerate(some):
-            table["starts"][0, i], table["addresses"][0, i] = stop, g.data.ptr
-            stop += g.size
+        start, ends = stop, list(accumulate((g.size for g in some), initial=stop))
+        table["starts"][0, : len(some)], stop = ends[:-1], ends[-1]
+        table["addresses"][0, : len(some)] = [g.data.ptr for g in some]
         table["stop"] = stop
         if stop > start:
             launch("optim", kernel, for_each(stop - start), weights, weights, table, *args)

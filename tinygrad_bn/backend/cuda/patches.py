@@ -45,11 +45,12 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     n, o, *counts = g.shape
     kernel = shape[2:]
     g = plain(g).reshape(n, groups, o // groups, -1)
-    w = xp.zeros((groups, o // groups, prod(shape[1:])), g.dtype)
+    w = xp.zeros(shape, g.dtype)
+    rows = w.reshape(groups, o // groups, -1)  # gok
     for part in _parts(x, kernel, counts):
         patches = _patches(x[part], kernel, tuple(counts), stride, padding, dilation, groups)
-        w += xp.matmul(g[part], patches.transpose(0, 1, 3, 2)).sum(axis=0)  # ngol,nglk->ngok
-    return w.reshape(shape)
+        rows += xp.matmul(g[part], patches.transpose(0, 1, 3, 2)).sum(axis=0)  # ngol,nglk->ngok
+    return w
 
 
 def _parts(x, kernel, counts):
