@@ -72,7 +72,7 @@ def plain_ticks(axis: Axis, ticks: Sequence[float], named: Sequence[float] | Non
     """Tick labels as one writes them, 0.01 and not 10^-2; ``named`` are the ticks that get a label, by default all."""
     named = ticks if named is None else named
     axis.set_major_locator(FixedLocator(named))
-    axis.set_major_formatter(lambda value, _position: f"{value:.3g}")
+    axis.set_major_formatter(lambda value, _position: f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}")
     axis.set_minor_locator(FixedLocator([t for t in ticks if t not in named]) if len(named) < len(ticks) else NullLocator())
     axis.set_minor_formatter(lambda _value, _position: "")
 

@@ -34,7 +34,19 @@ from workers import Workers, ignore_interrupts, interrupt, interrupts, usable_co
 import tinygrad_bn as tg  # noqa: E402
 
 CLAIMS = [  # in the order of the page
+    "sigmoid_mnist",
     "learning_rates",
+    "scale_invariance",
+    "depth",
+    "resnet_without_batchnorm",
+    "batchmates",
+    "first_step",
+    "noisy_batchnorm",
+    "train_vs_eval",
+    "batch_renorm",
+    "only_gamma_beta",
+    "landscape",
+    "small_batches",
 ]
 FULL = 60_000  # images
 
@@ -60,7 +72,7 @@ def kept(path: Path) -> claim.Results:
 
 def keep(path: Path, record: claim.Record) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
+        file.write("\n" + json.dumps(record._asdict(), allow_nan=False))  # first: what a crash tore stays a line of its own
 
 
 def rounded(value: Any) -> Any:
@@ -179,6 +191,17 @@ def version(package: str) -> str:
         return "not installed"
 
 
+def as_json(results: dict[str, Any]) -> str:
+    """Strict JSON, one trial a line."""
+    text = json.dumps(
+        {**results, "claims": [{**entry, "records": []} for entry in results["claims"]]}, indent=1, allow_nan=False
+    )
+    for entry in results["claims"]:
+        records = ",\n".join("    " + json.dumps(record, allow_nan=False) for record in entry["records"])
+        text = text.replace('"records": []', f'"records": [\n{records}\n   ]', 1)
+    return text + "\n"
+
+
 def write(text: str, path: Path) -> Path:
     """Under a temporary name first: nobody ever finds half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -265,7 +288,9 @@ def main(argv: list[str] | None = None) -> int:
             "claims": entries,
         }
         print("\n".join(map(in_words, entries)))
-        written = [write(json.dumps(results, indent=1, allow_nan=False), a.out / "results.json")]
+        from page import page  # not at the top: the workers import this file, and draw nothing
+
+        written = [write(as_json(results), a.out / "results.json"), write(page(results), a.out / "report.html")]
         print(f"\nWritten in {results['seconds']} s: {', '.join(map(str, written))}")
     return 130 if interrupted else 0
 

@@ -43,6 +43,11 @@ PANEL = 2.7  # inches: the height of a panel
 _PER_ROW = {WIDE: 3, NARROW: 1}
 
 
+def colours(dark: bool) -> list[tuple[str, str]]:
+    """The name and the colour of each, as a page defines them."""
+    return [(name, DARK[colour] if dark else colour) for colour, name in _NAMES.items()]
+
+
 class Canvas:
     """A figure of one of two widths, as high as its panels need."""
 
@@ -93,10 +98,32 @@ def dots(axes: Axes, x: Any, y: Any, colour: str, marker: str = "o", filled: boo
         line.set_in_layout(False)  # on the edge of the panel it is half outside, and none at all would count as one at 0
 
 
-def threshold(axes: Axes, value: float, text: str, at: float = 0.9) -> None:
+def accuracies(axes: Axes, arms: Sequence[tuple[Sequence[Any], str, Any, str]], over: str) -> None:
+    """Test accuracy of (records, colour, line, mark) over a value of their trials: medians, every seed, crosses if diverged."""
+    least = min((r.result["accuracy"] for records, *_ in arms for r in records if not r.result["diverged"]), default=0)
+    floor = max((least - 5) // 10 * 10, 0)  # the axis begins at a ten below what networks reach, unless they diverged
+    for i, (records, colour, line, mark) in enumerate(arms):
+        aside = 1.04 ** (i - (len(arms) - 1) / 2)  # so that they can be told apart
+        places = sorted({r.trial[over] for r in records})
+        middle = [np.median([r.result["accuracy"] for r in records if r.trial[over] == place]) for place in places]
+        axes.plot([place * aside for place in places], np.maximum(middle, floor), color=colour, linestyle=line)
+        for r in records:
+            if r.result["diverged"]:
+                look.cross(axes, r.trial[over] * aside, floor)
+            else:
+                dots(axes, r.trial[over] * aside, r.result["accuracy"], colour, mark[0], filled=not mark.endswith("open"))
+    axes.set_xscale("log")
+    look.plain_ticks(axes.xaxis, sorted({r.trial[over] for records, *_ in arms for r in records}))
+    axes.set_ylim(floor, 100)
+    axes.set_xlabel(over)
+    axes.set_ylabel("test accuracy, %")
+
+
+def threshold(axes: Axes, value: float, text: str, at: float = 0.9, below: bool = False) -> None:
     """A named horizontal line at a value that decides something; ``at`` is where its name stands on it, from 0 to 1."""
     axes.axhline(value, color=TEXT, linewidth=0.8, linestyle=":")
-    axes.annotate(text, (at, value), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="center")
+    place = (0, -3 if below else 3), ("axes fraction", "data"), "offset points"
+    axes.annotate(text, (at, value), *place, ha="center", va="top" if below else "baseline")
 
 
 def picture(draw: Any, width: float = WIDE) -> Canvas:

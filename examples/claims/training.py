@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from claim import Setup
+from claim import Results, Setup
 
 import tinygrad_bn as tg
 
@@ -79,6 +79,7 @@ def train(
     optimizer: Any = None,
     before_step: Callable[[int, Any, Any], None] | None = None,
     loss_of: Callable = tg.cross_entropy,
+    shuffle: bool = True,
 ) -> Run:
     """Train by SGD without momentum (or ``optimizer``) on shuffled batches: the same seed gives the same batches.
 
@@ -89,7 +90,7 @@ def train(
     optimizer = tg.optim.SGD(network.parameters(), lr=lr) if optimizer is None else optimizer
     losses: list[float] = []
     with quietly():
-        for step, (x, y) in enumerate(stream(part, steps, batch, seed, device)):
+        for step, (x, y) in enumerate(stream(part, steps, batch, seed, device, shuffle)):
             if before_step is not None:
                 before_step(step, x, y)
             loss = loss_of(network(x), y)
@@ -103,9 +104,11 @@ def train(
     return Run(losses, False)
 
 
-def stream(part: Part, steps: int, batch: int, seed: int, device: str = "cpu") -> Iterator[tuple[tg.Tensor, tg.Tensor]]:
-    """Shuffled batches, epoch after epoch."""
-    batches = tg.datasets.batches(part.x, part.y, batch, shuffle=True, drop_last=True, seed=seed, device=device)
+def stream(
+    part: Part, steps: int, batch: int, seed: int, device: str = "cpu", shuffle: bool = True
+) -> Iterator[tuple[tg.Tensor, tg.Tensor]]:
+    """Batches, shuffled unless told otherwise, epoch after epoch."""
+    batches = tg.datasets.batches(part.x, part.y, batch, shuffle=shuffle, drop_last=True, seed=seed, device=device)
 
     def forever():
         while True:
@@ -140,3 +143,61 @@ def evaluate(network: Callable, part: Part, device: str = "cpu") -> tuple[float,
 
 def accuracy(network: Callable, part: Part, device: str = "cpu") -> float:
     return evaluate(network, part, device)[0]
+
+
+def weights(network: tg.nn.Module) -> list[tg.nn.Parameter]:
+    """Those of its linear layers, in order."""
+    return [module.weight for module in network.modules() if isinstance(module, tg.nn.Linear)]
+
+
+class Line:
+    """A network whose parameters can be moved against the gradient that the loss of a batch has where they are now."""
+
+    def __init__(self, network: tg.nn.Module, x: tg.Tensor, y: tg.Tensor):
+        self.network, self.x, self.y = network, x, y
+        self.parameters = list(network.parameters())
+        self.start = [p.data for p in self.parameters]
+        self.slope: list[Any] = self.start
+        self.height, self.slope = self.gradient(0)
+
+    def places(self, wanted: list[tg.nn.Parameter]) -> list[int]:
+        """Where these are among the parameters, and so in a gradient."""
+        return [i for i, p in enumerate(self.parameters) if any(p is w for w in wanted)]
+
+    def move(self, a: float) -> None:
+        """To where a step of this length leads, in units of the gradient."""
+        for p, start, g in zip(self.parameters, self.start, self.slope, strict=True):
+            p.data = start - np.float32(a) * g if a else start
+
+    def loss(self, a: float) -> float:
+        self.move(a)
+        with tg.no_grad(), quietly():
+            return tg.cross_entropy(self.network(self.x), self.y).item()
+
+    def gradient(self, a: float) -> tuple[float, list[Any]]:
+        """The loss there, and an array for each of the parameters."""
+        self.move(a)
+        with quietly():
+            loss = tg.cross_entropy(self.network(self.x), self.y)
+            return loss.item(), [g.data for g in tg.grad(loss, self.parameters)]
+
+
+def he_linear(inputs: int, outputs: int, bias: bool) -> tg.nn.Linear:
+    """A layer with He's initial weights, and zeros for its bias: the same weights with one and without."""
+    layer = tg.nn.Linear(inputs, outputs, bias=False)
+    tg.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if bias:
+        layer.bias = tg.nn.Parameter(np.zeros(outputs, np.float32))
+    return layer
+
+
+def best_lr(done: Results, **where: Any) -> float:
+    """The learning rate at which the first seed has the highest validation accuracy."""
+    records = done.of(**where, seed=min(done.each("seed")))
+    return max(records, key=lambda r: r.result["valid"]).trial["lr"]
+
+
+def at_best_lr(done: Results, over: str, **where: Any) -> Results:
+    """The runs at the learning rate chosen for each value of ``over``."""
+    best = {r.trial[over]: best_lr(done, **where, **{over: r.trial[over]}) for r in done.of(**where)}
+    return Results(r for r in done.of(**where) if r.trial["lr"] == best[r.trial[over]])
