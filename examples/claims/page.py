@@ -62,8 +62,8 @@ def _header(results: dict[str, Any]) -> str:
     counts = {v: sum(f["verdict"] == v for f in findings) for v in MARK}
     if results["verdicts"]:
         says = (
-            f"Of {len(findings)} claims, each with a criterion that was fixed before the first run, {counts[claim.HOLDS]} hold "
-            f"here, {counts[claim.FAILS]} do not, and {counts[claim.OPEN]} cannot be told."
+            f"Of {len(findings)} claims, each with a criterion that was fixed before the first run (or says that it was not), "
+            f"{counts[claim.HOLDS]} hold here, {counts[claim.FAILS]} do not, and {counts[claim.OPEN]} cannot be told."
         )
     else:
         says = "This was a run too small for verdicts: it shows that the experiments run, and finds nothing."
@@ -185,11 +185,11 @@ def _footer(results: dict[str, Any]) -> str:
     seconds = sum(entry["seconds"] for entry in results["claims"])
     return (
         '<footer class="small muted"><h3>How to read a verdict</h3>'
-        "<p>Each criterion was written before the first run. Arms are paired: the same seed gives the same initial weights and "
-        "the same batches. A claim “holds here” if the whole 95 % interval over seeds (or every seed, where the criterion "
-        "says so) is where the criterion says, “does not hold here” if all of it is elsewhere, and is “inconclusive here” "
-        "otherwise. Learning rates were chosen on images held out for that. Runs that diverged count as failures. In the "
-        "lines above, the green band is where the claim holds, the bar the interval, each dot a seed.</p>"
+        "<p>Each criterion was written before the first run, unless it says otherwise. Arms are paired: the same seed gives "
+        "the same initial weights and the same batches. A claim “holds here” if the whole 95 % interval over seeds (or every "
+        "seed, where the criterion says so) is where the criterion says, “does not hold here” if all of it is elsewhere, and "
+        "is “inconclusive here” otherwise. Learning rates were chosen on images held out for that. Runs that diverged count as "
+        "failures. In the lines above, the green band is where the claim holds, the bar the interval, each dot a seed.</p>"
         f"<p>{_minutes(seconds)} of one core in all, on {results['workers']} processes, {escape(results['device'])}. "
         f"{escape(versions)}. Training images: SHA-256 <code>{results['data']['sha256'][:16]}</code>.</p></footer>"
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
 import browser
 import claim
 import page
+import publish
 import pytest
 import run
 import test_claim_learning_rates
@@ -109,6 +113,45 @@ def shown(chromium, path):
                     ".map(e => Math.min(e.getBoundingClientRect().height, e.getBoundingClientRect().width)))"
                 )
                 assert smallest > 5, "letters nobody can read"
+
+
+def published():
+    return json.loads((DOCS / "claims.json").read_text(encoding="utf-8"))
+
+
+def test_the_published_page_and_readme_show_what_the_published_json_holds():
+    results, html = published(), (DOCS / "claims.html").read_text(encoding="utf-8")
+    assert Words(html).text == Words(page.page(results)).text
+    assert publish.table(results) in (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for name in publish.PICTURES:
+        assert (DOCS / f"claims_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_published_verdict_can_be_traced():
+    results = published()
+    assert results["complete"] and results["verdicts"] and results["data"]["images"] == run.FULL
+    assert [entry["name"] for entry in results["claims"]] == run.CLAIMS
+    for entry in results["claims"]:
+        module, done = run.module_of(entry["name"]), page.trials_of(entry)
+        assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in entry["commits"]), entry["name"]
+        assert entry["seeds"] == [0, 1, 2, 3, 4][: 3 if entry["name"] == "sigmoid_mnist" else 5]
+        assert not list(done.missing(module.trials(claim.Setup("", "cpu", [0, 1, 2, 3, 4], False), done)))
+        again = {name: finding.as_json() for name, finding in module.findings(done).items()}
+        assert json.loads(json.dumps(run.rounded(again))) == entry["findings"], entry["name"]
+        assert all(finding["criterion"] == asdict(module.CRITERIA[name]) for name, finding in entry["findings"].items())
+        assert (entry["headline"], entry["remarks"]) == (module.headline(done), module.remarks(done))
+
+
+def test_a_browser_shows_the_published_page(chromium):
+    shown(chromium, DOCS / "claims.html")
+
+
+def test_only_a_complete_run_with_verdicts_is_published(made_up, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(made_up))  # of one claim
+    with pytest.raises(SystemExit, match="expected a complete run of all claims with verdicts, got"):
+        publish.main([str(tmp_path)])
+    with pytest.raises(SystemExit, match="python examples/claims/publish.py results/claims"):
+        publish.main([])
 
 
 def test_a_browser_shows_it_at_three_widths_in_both_schemes(made_up, chromium, tmp_path):
