@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinygrad_bn as tg
 from tinygrad_bn import backend
 from tinygrad_bn.backend import cuda, portable
 from tinygrad_bn.backend.cuda import launch
@@ -362,3 +363,18 @@ def test_launches_are_checked():
             relu(*wrong)
     with pytest.raises(LookupError, match="no kernel 'tanh'"):
         module.get_function("tanh")
+
+
+@pytest.mark.parametrize("eps", [1, np.float32(1e-3)], ids=str)
+def test_eps_as_a_user_may_write_it(cuda_stand_in, rng, eps):
+    """A kernel reads a double: an int in its place would be another number, and nobody would say so."""
+    x = rng.standard_normal((6, 3)).astype("float32")
+    results = []
+    for device in ("cpu", "cuda"):
+        t = tg.tensor(x, device=device, requires_grad=True)
+        y, _ = tg.batch_norm(t, eps=eps)
+        (y * y * y).sum().backward()
+        inference = tg.batch_norm_inference(t, None, None, *(tg.ones(3, device=device) for _ in range(2)), eps=eps)
+        results.append([a.cpu().numpy() for a in (y.detach(), t.grad, inference.detach())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
