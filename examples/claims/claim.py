@@ -122,13 +122,18 @@ class Finding:
     sd: float | None
     interval: tuple[float, float] | None
     verdict: str
+    at_least: bool  # the values are bounds from below
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "criterion_in_words": self.criterion.in_words()}
 
 
-def judge(criterion: Criterion, values: Sequence[float]) -> Finding:
-    """The verdict on values of the statistic, one a seed. They are finite: a failed run enters as the worst it can be."""
+def judge(criterion: Criterion, values: Sequence[float], at_least: bool = False) -> Finding:
+    """The verdict on values of the statistic, one a seed. They are finite: a failed run enters as the worst it can be.
+
+    ``at_least``: the true values may be larger, since something was cut short. By such values a claim may hold, if it has no
+    upper bound, but it cannot fail.
+    """
     values = [float(v) for v in values]
     if not values or not all(math.isfinite(v) and (v > 0 or not criterion.ratio) for v in values):
         raise ValueError(f"expected finite values{' above 0' if criterion.ratio else ''}, one a seed, got {values}")
@@ -144,10 +149,11 @@ def judge(criterion: Criterion, values: Sequence[float]) -> Finding:
         inside = each.pop() if len(each) == 1 else None
     else:
         inside = None if interval is None else criterion.inside(*interval)
+    if at_least and (inside is False or criterion.high is not None):
+        inside = None
     verdict = {True: HOLDS, False: FAILS, None: OPEN}[inside]
-    return Finding(
-        criterion, values, back(mean), None if sd is None else (back(sd) if criterion.ratio else float(sd)), interval, verdict
-    )
+    spread = None if sd is None else back(sd)
+    return Finding(criterion, values, back(mean), spread, interval, verdict, at_least)
 
 
 def t_interval(mean: float, sd: float, n: int) -> tuple[float, float]:
@@ -172,7 +178,7 @@ def measured(finding: dict[str, Any]) -> str:
     """The figures of a finding, as JSON holds it: mean, standard deviation, interval, seeds."""
     criterion, unit = finding["criterion"], finding["criterion"]["unit"] and " " + finding["criterion"]["unit"]
     n = len(finding["values"])
-    text = number(finding["mean"]) + unit
+    text = "at least " * finding["at_least"] + number(finding["mean"]) + unit
     if finding["sd"] is not None:
         text += f" ({'times or divided by' if criterion['ratio'] else '±'} {number(finding['sd'])}"
         text += f"; 95 % interval {number(finding['interval'][0])} to {number(finding['interval'][1])}{unit})"

@@ -45,7 +45,8 @@ CRITERIA = {
     ),
 }
 
-ARMS = ("plain", "batchnorm", "skips", "beta")
+NAMES = {"plain": "plain", "batchnorm": "BatchNorm", "skips": "BatchNorm and skips", "beta": "BatchNorm, beta = 2"}
+ARMS = tuple(NAMES)
 DEPTHS, LRS = (5, 10, 20, 40, 80), (0.01, 0.03, 0.1)
 WIDTH, BATCH, TRAINS = 128, 64, 90
 BATCHES = (16, 64, 256)
@@ -154,9 +155,7 @@ def findings(done: Results) -> dict[str, Finding]:
 
 def headline(done: Results) -> str:
     limit = {arm: number(float(np.median(limits(done, arm)))) for arm in ARMS}
-    return (
-        f"BatchNorm alone trains {limit['batchnorm']} layers, BatchNorm with skips {limit['skips']}, neither {limit['plain']}"
-    )
+    return f"BatchNorm trains {limit['batchnorm']} layers, with skips {limit['skips']}; a plain network trains {limit['plain']}"
 
 
 def remarks(done: Results) -> list[str]:
@@ -164,16 +163,13 @@ def remarks(done: Results) -> list[str]:
     by_batch = ", ".join(
         f"{np.mean(done.values(str(batch), part='law')):.3f} for {batch} ({predicted(batch):.3f})" for batch in BATCHES
     )
-    rates = "; ".join(f"{arm} {', '.join(number(best_lr(done, arm=arm, depth=depth)) for depth in depths)}" for arm in ARMS)
-    same = "; ".join(
-        f"{number(lr)}: " + ", ".join(f"{arm} {deepest(done.of(arm=arm, lr=lr, seed=seed))}" for arm in ARMS) for lr in lrs
-    )
+    same = ", ".join(f"{deepest(done.of(arm=arm, lr=lrs[-1], seed=seed))} ({name})" for arm, name in NAMES.items())
     runs = {arm: at_best_lr(done, "depth", arm=arm).values("accuracy", depth=depths[-1]) for arm in ARMS}
     reached = {arm: float(np.mean(values)) for arm, values in runs.items()}
     return [
         f"The squared gradient grows a layer, by batch size and in brackets as predicted, by {by_batch}, mean over seeds.",
-        f"The depths tried are {', '.join(map(str, depths))}, and a limit lies between one and the next; the learning rates "
-        f"chosen for them are {rates}; at the same learning rate, the deepest network of seed {seed} that trains is {same}.",
+        f"The depths tried are {', '.join(map(str, depths))}, and a limit lies between one and the next. At the same learning "
+        f"rate for all, {number(lrs[-1])}, the deepest networks of seed {seed} that train are {same}.",
         "A limit depends on the time given: the paper trained for ten epochs, 384 units a layer, at a learning rate of 1e-5 "
         "times the batch size.",
         f"With beta = 2, which damps the explosion, BatchNorm reaches {reached['beta']:.1f} % with {depths[-1]} layers; "
@@ -183,10 +179,10 @@ def remarks(done: Results) -> list[str]:
 
 def draw(done: Results, canvas: style.Canvas) -> None:
     arms = (
-        ("plain", "neither", style.PLAIN, style.DASHED, "o open"),
-        ("batchnorm", "BatchNorm", style.BATCHNORM, style.SOLID, "o"),
-        ("skips", "BatchNorm and skips", style.GRADIENT, style.DASHDOT, "s"),
-        ("beta", "BatchNorm, beta = 2", style.PARAMETER, style.DOTTED, "D"),
+        ("plain", NAMES["plain"], style.PLAIN, style.DASHED, "o open"),
+        ("batchnorm", NAMES["batchnorm"], style.BATCHNORM, style.SOLID, "o"),
+        ("skips", NAMES["skips"], style.GRADIENT, style.DASHDOT, "s"),
+        ("beta", NAMES["beta"], style.PARAMETER, style.DOTTED, "D"),
     )
     left, right = canvas.panels(["Squared gradient, random weights", "Training"])
     runs = [(at_best_lr(done, "depth", arm=arm), *how) for arm, _, *how in arms]

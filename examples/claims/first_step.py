@@ -147,13 +147,13 @@ def findings(done: Results) -> dict[str, Finding]:
     values["growth"] = [growth(r, "plain", 2) / growth(r, "batchnorm", 2) for r in steps["start"]]
     values["tails"] = [r["plain"]["kurtosis"] / r["batchnorm"]["kurtosis"] for r in steps["start"]]
     values["small"] = [b - p for p, b in zip(test["plain"], test["batchnorm"], strict=True)]
-    return {name: judge(CRITERIA[name], v) for name, v in values.items()}
+    beyond = {when: any(r["batchnorm"]["limit"] > LENGTHS[-1] for r in results) for when, results in steps.items()}
+    return {name: judge(CRITERIA[name], v, at_least=beyond.get(name, False)) for name, v in values.items()}
 
 
 def headline(done: Results) -> str:
-    ratio = findings(done)["start"].mean
-    least = any(r["batchnorm"]["limit"] > LENGTHS[-1] for r in (r.result for r in done.of(part="step", when="start")))
-    return f"20 layers survive a first step {'at least ' * least}{number(ratio)} times as long with BatchNorm"
+    start = findings(done)["start"]
+    return f"20 layers survive a first step {'at least ' * start.at_least}{number(start.mean)} times as long with BatchNorm"
 
 
 def remarks(done: Results) -> list[str]:
@@ -181,9 +181,12 @@ def draw(done: Results, canvas: style.Canvas) -> None:
     line, depth, tails, small = canvas.panels(
         ["One step from the start", "Activations after a long step", "Gradient of layer 10", "Small learning rates"]
     )
-    canvas.key(*(arm[1:] for arm in arms), ("before the step", style.TEXT, style.DOTTED, ""))
+    canvas.key(
+        *(arm[1:] for arm in arms), ("before the step", style.TEXT, style.DOTTED, ""), ("diverged", style.WRONG, "", "x")
+    )
     start = [r.result for r in done.of(part="step", when="start")]
     layers = range(1, len(SIZES) - 1)
+    floor = min((value // 10 * 10 for value in done.values("test", part="small") if value > 0), default=0)
     for arm, _, colour, dashes, mark in arms:
         side, filled = (1, True) if mark == "o" else (-1, False)
         style.curve(line, LENGTHS, [r[arm]["ratios"] for r in start], colour, dashes)
@@ -194,7 +197,10 @@ def draw(done: Results, canvas: style.Canvas) -> None:
             style.dots(tails, [place + 0.1 * side] * len(values), values, colour, filled=filled)
         for lr in done.each("lr"):
             values = done.values("test", part="small", arm=arm, lr=lr)
-            style.dots(small, [lr * 1.05**side] * len(values), values, colour, filled=filled)
+            fine = [value for value in values if value > 0]
+            style.dots(small, [lr * 1.05**side] * len(fine), fine, colour, filled=filled)
+            if len(fine) < len(values):
+                style.look.cross(small, lr * 1.05**side, floor)
     style.threshold(line, LIMIT, "diverges above", at=0.2)
     line.set(xscale="log", yscale="log", ylim=(0.1, 1e6), xlabel="length of the step / gradient", ylabel="loss after / before")
     style.look.plain_ticks(line.xaxis, [10.0**k for k in range(-5, 3)], [1e-3, 0.1, 10])
@@ -207,5 +213,5 @@ def draw(done: Results, canvas: style.Canvas) -> None:
     tails.set(yscale="log", xlim=(-0.5, 1.5), ylabel="kurtosis")
     tails.set_xticks([0, 1], ["at the start", "after ten steps"])
     style.look.plain_ticks(tails.yaxis, [3, 5, 10, 20, 50, 100, 200])
-    small.set(xscale="log", xlabel="learning rate", ylabel="test accuracy, %")
+    small.set(xscale="log", ylim=(floor, 100), xlabel="learning rate", ylabel="test accuracy, %")
     style.look.plain_ticks(small.xaxis, sorted(done.each("lr")))

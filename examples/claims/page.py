@@ -137,7 +137,9 @@ def _finding(finding: dict[str, Any]) -> str:
     criterion, unit = finding["criterion"], finding["criterion"]["unit"] and " " + finding["criterion"]["unit"]
     facts = {
         "Statistic": escape(criterion["statistic"]),
-        "Measured": escape(f"{number(finding['mean'])}{unit}{' (geometric mean)' * criterion['ratio']}"),
+        "Measured": escape(
+            f"{'at least ' * finding['at_least']}{number(finding['mean'])}{unit}{' (geometric mean)' * criterion['ratio']}"
+        ),
         "95 % interval": "none"
         if finding["interval"] is None
         else escape(" to ".join(map(number, finding["interval"])) + unit),

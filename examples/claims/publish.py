@@ -28,7 +28,11 @@ def table(results: dict[str, Any]) -> str:
         rows.append(f"| *{entry['question']}* | | |")
         for finding in entry["findings"].values():
             criterion = finding["criterion"]
-            measured = claim.number(finding["mean"]) + (criterion["unit"] and " " + criterion["unit"])
+            measured = (
+                "at least " * finding["at_least"]
+                + claim.number(finding["mean"])
+                + (criterion["unit"] and " " + criterion["unit"])
+            )
             rows.append(f"| {criterion['claim']} | {measured}, criterion {bounds(criterion)} | {finding['verdict']} |")
     return "\n".join(rows)
 

@@ -62,8 +62,8 @@ def test_the_deepest_network_that_trains(results, change, error, verdicts):
 
 def test_the_picture(results, draws):
     draws(depth, made_up(results, GOOD))
-    assert "80" in depth.headline(made_up(results, GOOD)) and "alone trains 40" in depth.headline(made_up(results, GOOD))
-    assert "neither 0" in depth.headline(made_up(results, {**GOOD, "plain": 0}, seeds=1, diverged=True))
+    assert "80" in depth.headline(made_up(results, GOOD)) and "BatchNorm trains 40" in depth.headline(made_up(results, GOOD))
+    assert "plain network trains 0" in depth.headline(made_up(results, {**GOOD, "plain": 0}, seeds=1, diverged=True))
 
 
 def test_other_seeds_run_at_the_learning_rate_that_is_best_for_the_first(results):

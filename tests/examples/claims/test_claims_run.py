@@ -101,6 +101,14 @@ def test_the_verdict_follows_from_the_criterion(criterion, values, verdict):
     assert claim.judge(claim.Criterion("c", "s", **criterion), values).verdict == verdict
 
 
+@pytest.mark.parametrize("values, verdict", [([6, 6], claim.HOLDS), ([4, 4], claim.OPEN), ([4, 6], claim.OPEN)])
+def test_by_bounds_from_below_a_claim_may_hold_but_not_fail(values, verdict):
+    finding = claim.judge(claim.Criterion("c", "s", low=5, rule="every seed"), values, at_least=True)
+    assert finding.verdict == verdict and claim.measured(finding.as_json()).startswith("at least ")
+    between = claim.judge(claim.Criterion("c", "s", low=5, high=9, rule="every seed"), values, at_least=True)
+    assert between.verdict == claim.OPEN
+
+
 def test_the_interval_is_students():
     finding = claim.judge(claim.Criterion("c", "s", low=0), [1.0, 2.0, 3.0])
     assert finding.mean == 2 and finding.sd == 1
