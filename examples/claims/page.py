@@ -177,7 +177,7 @@ def _line(finding: dict[str, Any]) -> str:
     for value in [*bounds, min(values), max(values)]:  # what decides first; then what there is room for
         if all(abs(at(value) - at(other)) > ROOM for other in named):
             named.append(value)
-            drawn.append(f'<b style="left:{min(max(at(value), 7), 93):.2f}%">{number(value)}</b>')
+            drawn.append(f'<b style="left:{min(max(at(value), 9), 91):.2f}%">{number(value)}</b>')
     label = f"{claim.measured(finding)}; criterion: {finding['criterion_in_words']}"
     return f'<div class="line" role="img" aria-label="{escape(label)}">{"".join(drawn)}</div>'
 

@@ -187,7 +187,7 @@ def draw(done: Results, canvas: style.Canvas) -> None:
     panels[1].set(ylabel="loss", ylim=(0, None))
     names = []
     for variant, colour, line, name in (
-        ("exact", style.BATCHNORM, style.SOLID, "float64,\neps = 0"),
+        ("exact", style.BATCHNORM, style.SOLID, "float64"),
         ("eps", style.STATISTIC, style.DASHED, "eps = 1e-5"),
         ("float32", style.PLAIN, style.DASHDOT, "float32"),
     ):

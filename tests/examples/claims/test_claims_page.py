@@ -31,7 +31,7 @@ def made_up(results):
     entry.update(findings=run.rounded(findings), headline=module.headline(done), remarks=module.remarks(done))
     return {
         "data": {"images": 60000, "test_images": 10000, "sha256": "abc" * 20, "quick": False},
-        "verdicts": True, "complete": True, "device": "cpu", "workers": 2, "seconds": 100, "versions": {"numpy": "2"},
+        "verdicts": True, "complete": True, "device": "cpu", "workers": 2, "versions": {"numpy": "2"},
         "claims": [entry],
     }  # fmt: skip
 
