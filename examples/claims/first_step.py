@@ -169,7 +169,7 @@ def remarks(done: Results) -> list[str]:
         f"The small learning rate was {rates['small']:g}; divided by the mean squared norm of a layer's weights at the end, it "
         f"is {eta[0]} without and {eta[1]} with BatchNorm.",
         f"Best against best ({rates['plain']:g} and {rates['batchnorm']:g}) test accuracy is {best['plain']} without and "
-        f"{best['batchnorm']} with BatchNorm.",
+        f"{best['batchnorm']} with BatchNorm (a run that diverged counts as 0).",
     ]
 
 
