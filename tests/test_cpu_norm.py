@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -383,3 +384,22 @@ def test_other_dtypes_and_empty_arrays_go_to_the_portable_kernels(kind, dtype, s
     for v, w in zip((y, dx, *found), (wanted, dx_wanted, *statistics), strict=True):
         assert v.dtype == w.dtype
         np.testing.assert_array_equal(v, w)
+
+
+def test_calls_at_once_do_not_share_memory():
+    """The kernels let go of Python's lock, so several calls of one shape may run; each has memory of its own."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(i, 1 + i, (64, 16, 14, 14)).astype(np.float32) for i in range(4)]
+    gamma, beta = rng.standard_normal((2, 16)).astype(np.float32)
+
+    def both_ways(x):
+        y, (mean, var) = cpu.batch_norm(x, gamma, beta, 1e-5)
+        return y, mean, var, *cpu.batch_norm_backward(y, x, gamma, mean, var, 1e-5)
+
+    with cut(1):
+        expected = [both_ways(x) for x in inputs]
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                for got, wanted in zip(pool.map(both_ways, inputs), expected, strict=True):
+                    for a, b in zip(got, wanted, strict=True):
+                        np.testing.assert_array_equal(a, b)

@@ -168,9 +168,9 @@ class _Walk:
         if self.record:
             g = cast(g, dtype=g._data.dtype)  # a recorded copy
         elif not (g.base is None or leased(g)) or getrefcount(g) > _ALONE:
-            g = graph.box_type(g.copy())
+            g = graph.boxed(as_array(g.copy()), None, False)
         else:
-            g = graph.box_type(as_array(g))
+            g = graph.boxed(as_array(g), None, False)
         del self.table[key]
         if type(key) is not Node and key._hooks is not None and key._hooks.on_grad:
             for hook in list(key._hooks.on_grad):  # a hook may remove itself
@@ -346,8 +346,12 @@ def walk_back(
 
     g = c = before = together = None  # so that take() counts no references of this function
     if targets is None:
-        for leaf, total in [(leaf, walk.for_leaf(leaf)) for leaf in list(table)]:  # first all, in case a hook raises
-            walk.deliver(leaf, total)
+        ready = [(leaf, walk.for_leaf(leaf)) for leaf in list(table)]  # first all, in case a hook raises
+        for leaf, total in ready:
+            if leaf._grad is None and leaf._hooks is None and hooks is None:
+                leaf._grad = total
+            else:
+                walk.deliver(leaf, total)
     else:
         table.update({key: value for key, value in found.items() if value is not None})  # results, beside leaves
         found.clear()

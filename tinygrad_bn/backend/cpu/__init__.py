@@ -37,7 +37,7 @@ COMPILED = {
     "running": ("follow",),
 }
 # Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
-_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 18
+_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17
 SMALL: dict[str, Callable[..., bool]] = {
     "relu": lambda x: x.size < _ELEMENTS,
     "relu_backward": lambda g, _y: g.size < _ELEMENTS,

@@ -19,8 +19,9 @@ from .memory import empty
 from .team import join, leave, run, take
 
 _LANES = 32  # (handed to the kernel: LLVM unrolls loops of constant length instead of vectorising them)
+_OF_A_ROW = 64  # what a row costs beside its elements, in elements; one takes about a nanosecond
 _ITEM = 1 << 13  # elements in an item of work
-_WORTH_THREADS = 1 << 16  # elements; an exponential takes about a nanosecond
+_WORTH_THREADS = 1 << 14  # elements
 
 _LOG2_E = 1.0 / math.log(2.0)
 _LN2_HIGH = 0.693147180369123816490  # the first 33 bits of ln 2, so that a whole multiple of them is exact
@@ -128,10 +129,11 @@ def _softmax(team, items, step, width, x, labels, g, y, smoothing):
 
 def _launch(x, labels, g, y, smoothing):
     """Some rows of x at a time."""
-    step = max(1, _ITEM // x.shape[1])
-    items = -(-len(x) // step)
-    args = step, _LANES, x, labels, g, y, float(smoothing)
-    run(_softmax, items, *args, threads=1 if x.size < _WORTH_THREADS else None)
+    samples, classes = x.shape
+    step = max(1, _ITEM // (classes + _OF_A_ROW))
+    items = -(-samples // step)
+    args = step, _LANES if classes > _LANES // 2 else _LANES // 2, x, labels, g, y, float(smoothing)
+    run(_softmax, items, *args, threads=1 if samples * (classes + _OF_A_ROW) < _WORTH_THREADS else None)
 
 
 def cross_entropy(x, labels, label_smoothing):

@@ -16,6 +16,7 @@ import numpy as np
 from .. import portable
 from .jit import compiled, inlined
 from .layout import FLOATS, WORTH_THREADS, channels_last, empty_like, plain
+from .memory import SMALLEST
 from .sums import (
     LANES,
     add,
@@ -376,7 +377,7 @@ def _turned(x):
 def _settled(x):
     """x, or a copy where it lies otherwise, and whether it is rows; else it is planes."""
     if x.flags.c_contiguous:
-        return plain(x), x.size == x.shape[0] * x.shape[1]
+        return plain(x), x.ndim == 2 or x.size == x.shape[0] * x.shape[1]
     last = _turned(x)
     if not last.flags.c_contiguous and abs(x.strides[1]) > min(abs(s) for s in x.strides):
         return plain(x), x.size == x.shape[0] * x.shape[1]
@@ -385,17 +386,11 @@ def _settled(x):
 
 def _like(g, rows):
     """g in the layout of an x that is rows, or planes, by ``_settled``."""
-    if not rows:
+    if not rows or g.ndim == 2:
         return plain(g)
     if g.ndim == 4:
         return channels_last(g).transpose(0, 3, 1, 2)
     return plain(_turned(g)).transpose(0, g.ndim - 1, *range(1, g.ndim - 1))
-
-
-def _matrix(x, rows, fold):
-    """x as the kernels see it."""
-    n, c = x.shape[:2]
-    return _turned(x).reshape(-1, fold * c) if rows else x.reshape(n * c, -1)
 
 
 def item_elements(size):
@@ -403,54 +398,79 @@ def item_elements(size):
     return max(_LEAST_ITEM, min(size // 4, _MOST_ITEM))
 
 
-@lru_cache(1024)
-def _plan(shape, rows, sets):
-    """How many rows are joined to one, how many rows or planes an item has, and how many items there are."""
-    n, c = shape[:2]
-    size = math.prod(shape)
-    item = item_elements(size)
-    if not rows:
-        each = max(1, item * n * c // size)
-        return 1, each, -(-n * c // each)
-    each = size // (c * sets)
-    fold = math.gcd(each, 1 << (max(1, _WIDTH // c).bit_length() - 1))
-    if sets > 1:  # an item for each
-        return fold, each // fold, sets
-    item_rows = max(1, item // (fold * c))
-    return fold, min(item_rows, each // fold), -(-each // (fold * item_rows))
+class _Plan:
+    """How inputs of one shape are divided, and the memory in which their kernels keep what they need while they run.
+
+    ``matrix``: the shape in which the kernels see x, planes, or rows of which some are joined to one where C is small;
+    ``each``: how many of them make an item of work; ``items``: how many of these there are.
+    """
+
+    def __init__(self, shape, dtype, rows, sets):
+        n, c = shape[:2]
+        size = math.prod(shape)
+        item = item_elements(size)
+        fold = 1
+        if rows:
+            of_a_set = size // (c * sets)
+            fold = math.gcd(of_a_set, 1 << (max(1, _WIDTH // c).bit_length() - 1))
+            self.matrix = size // (fold * c), fold * c
+            self.each = of_a_set // fold if sets > 1 else min(max(1, item // (fold * c)), of_a_set // fold)
+            self.items = sets if sets > 1 else -(-of_a_set // (fold * self.each))
+            self.counts = float(self.each), float(self.matrix[0] - (self.items - 1) * self.each)
+            self._parts, self._flat = (self.items, fold * c), (sets, fold * c)
+        else:
+            self.matrix = n * c, size // (n * c)
+            self.each = max(1, item // self.matrix[1])
+            self.items = -(-n * c // self.each)
+            self.counts = float(self.matrix[1]), float(self.matrix[1])
+            self._parts, self._flat = (n * c,), (sets * c,)
+        self.rows, self._sets, self._dtype, self._coefficients = rows, sets, dtype, (sets, fold, c)
+        self.unit = np.ones(c, dtype), np.zeros(c, dtype)  # gamma and beta, where there are none
+        self._free = {3: [], 4: []}
+
+    def seen(self, x):
+        """x as the kernels see it."""
+        return (x if x.ndim == 2 or not self.rows else _turned(x)).reshape(self.matrix)
+
+    def lend(self, count):
+        """What is summed in parts, and ``count`` coefficients for each channel, each also in a second shape.
+
+        Memory for one call alone, until it is given back: other threads get their own.
+        """
+        try:
+            return self._free[count].pop()
+        except IndexError:
+            parts = np.empty((3 if count == 3 else 2, *self._parts))
+            coefficients = np.empty((count, *self._coefficients), self._dtype)
+            joined = parts.reshape(len(parts), self._sets, -1, self._coefficients[-1])
+            return parts, joined, coefficients, coefficients.reshape(count, *self._flat)
+
+    def give_back(self, lent):
+        if lent[0].nbytes + lent[2].nbytes < SMALLEST:  # it costs little to keep, and much, beside the work, to make
+            self._free[len(lent[2])].append(lent)
+
+
+_plan = lru_cache(256)(_Plan)
 
 
 def run_kernel(kernel, items, nbytes, *args):
     run(kernel, items, *args, threads=1 if nbytes < WORTH_THREADS else None)
 
 
-def _affine(x, gamma, beta):
-    """gamma and beta as the kernels take them."""
-    c = x.shape[1]
-    return (np.ones(c, x.dtype), np.zeros(c, x.dtype)) if gamma is None else (plain(gamma), plain(beta))
-
-
 def _forward(x, gamma, beta, eps, sets, share):
     """y, mean and variance (sets C / share), for ``sets`` of statistics of C / share groups of channels each."""
     x, rows = _settled(x)
     y = empty_like(x)
-    c = x.shape[1]
-    fold, each, items = _plan(x.shape, rows, sets)
-    source, target = _matrix(x, rows, fold), _matrix(y, rows, fold)
-    statistics = np.empty((2, sets * c // share))
-    coefficients = np.empty((3, sets, fold, c), x.dtype)
-    if rows:
-        parts = np.empty((3, items, fold * c))
-        kernel, flat = _normalise_rows, coefficients.reshape(3, sets, -1)
-        counts = float(each), float(len(source) - (items - 1) * each)
-    else:
-        parts = np.empty((3, len(source)))
-        kernel, flat = _normalise_planes, coefficients.reshape(3, -1)
-        counts = (float(source.shape[1]),) * 2
-    joined = parts.reshape(3, sets, -1, c)
-    how = *counts, share, *_affine(x, gamma, beta), eps
-    run_kernel(kernel, items, x.nbytes, source, each, *how, parts, joined, statistics, coefficients, flat, target)
-    return y, *statistics
+    plan = _plan(x.shape, x.dtype, rows, sets)
+    lent = parts, joined, coefficients, flat = plan.lend(3)
+    statistics = np.empty((2, sets * x.shape[1] // share))
+    weight, bias = plan.unit if gamma is None else (plain(gamma), plain(beta))
+    run_kernel(
+        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, plan.seen(x), plan.each, *plan.counts, share,
+        weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
+    )  # fmt: skip
+    plan.give_back(lent)
+    return y, statistics[0], statistics[1]
 
 
 def _backward(g, x, gamma, mean, var, eps, sets, share):
@@ -458,22 +478,17 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     x, rows = _settled(x)
     g = _like(g, rows)
     dx = empty_like(x)
-    c = x.shape[1]
-    fold, each, items = _plan(x.shape, rows, sets)
-    grad, source, target = _matrix(g, rows, fold), _matrix(x, rows, fold), _matrix(dx, rows, fold)
-    weight = np.ones(c, x.dtype) if gamma is None else plain(gamma)
-    dgamma, dbeta = np.empty((2, c), x.dtype)
+    plan = _plan(x.shape, x.dtype, rows, sets)
+    lent = parts, joined, coefficients, flat = plan.lend(4)
+    weight = plan.unit[0] if gamma is None else plain(gamma)
+    dgamma, dbeta = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
-    coefficients = np.empty((4, sets, fold, c), x.dtype)
-    if rows:
-        parts = np.empty((2, items, fold * c))
-        kernel, flat = _differentiate_rows, coefficients.reshape(4, sets, -1)
-    else:
-        parts = np.empty((2, len(source)))
-        kernel, flat = _differentiate_planes, coefficients.reshape(4, -1)
-    joined = parts.reshape(2, sets, -1, c)
-    how = float(x.size // mean.size), share, weight, eps, mean, var
-    run_kernel(kernel, items, x.nbytes, grad, source, each, *how, parts, joined, coefficients, flat, dgamma, dbeta, target)
+    run_kernel(
+        _differentiate_rows if rows else _differentiate_planes, plan.items, x.nbytes, plan.seen(g), plan.seen(x), plan.each,
+        float(x.size // mean.size), share, weight, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
+        plan.seen(dx),
+    )  # fmt: skip
+    plan.give_back(lent)
     return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
 
 
@@ -501,12 +516,12 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
         return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
     x, rows = _settled(x)
     y = empty_like(x)
-    c = x.shape[1]
-    fold, each, items = _plan(x.shape, rows, 1)
-    coefficients = np.empty((3, 1, fold, c), x.dtype)
-    _settle_inference(*_affine(x, gamma, beta), plain(mean), plain(var), eps, coefficients)
-    kernel, flat = (_map_rows, coefficients.reshape(3, 1, -1)) if rows else (_map_planes, coefficients.reshape(3, -1))
-    run_kernel(kernel, items, x.nbytes, _matrix(x, rows, fold), each, flat, _matrix(y, rows, fold))
+    plan = _plan(x.shape, x.dtype, rows, 1)
+    lent = _, _, coefficients, flat = plan.lend(3)
+    weight, bias = plan.unit if gamma is None else (plain(gamma), plain(beta))
+    _settle_inference(weight, bias, plain(mean), plain(var), eps, coefficients)
+    run_kernel(_map_rows if rows else _map_planes, plan.items, x.nbytes, plan.seen(x), plan.each, flat, plan.seen(y))
+    plan.give_back(lent)
     return y
 
 

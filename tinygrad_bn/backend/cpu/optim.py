@@ -13,7 +13,7 @@ from .layout import FLOATS
 from .team import join, leave, run, take
 
 # Elements of an item of work: a few microseconds' worth.
-_ITEM = 1 << 14
+_ITEM = 1 << 13
 
 # Weights of fewer bytes are done on one thread, in hardly more time than it takes to wake another and to wait for it.
 _WORTH_THREADS = 1 << 17
