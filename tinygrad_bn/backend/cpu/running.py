@@ -15,11 +15,11 @@ __all__ = ["follow"]
 
 def follow(running_mean, running_var, mean, var, weight, correction):
     """portable.follow, but None for the last result where all statistics are finite."""
-    arrays = running_mean, running_var, mean, var
-    if running_mean.dtype not in FLOATS or mean.dtype != np.float64 or not all(a.flags.carray for a in arrays):
-        return portable.follow(*arrays, weight, correction)
+    simple = running_mean.flags.carray and running_var.flags.carray and mean.flags.carray and var.flags.carray
+    if running_mean.dtype not in FLOATS or mean.dtype != np.float64 or not simple:
+        return portable.follow(running_mean, running_var, mean, var, weight, correction)
     new_mean, new_var = np.empty_like(running_mean), np.empty_like(running_var)
-    good = _follow(*arrays, float(weight), float(correction), new_mean, new_var)
+    good = _follow(running_mean, running_var, mean, var, float(weight), float(correction), new_mean, new_var)
     return new_mean, new_var, None if good else np.isfinite(mean) & np.isfinite(var)
 
 
