@@ -6,6 +6,8 @@ import argparse
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +34,31 @@ def info(_: argparse.Namespace) -> int:
     return 0
 
 
+def playground(arguments: argparse.Namespace) -> int:
+    """Write the BatchNorm playground: one HTML file, to be opened in a browser."""
+    from .graph.playground import playground as write
+
+    return _written(write, arguments.out)
+
+
+def explore(arguments: argparse.Namespace) -> int:
+    """Write the explorer of one recorded training step: one HTML file, to be opened in a browser."""
+    from .graph import explorer
+
+    return _written(lambda out: explorer.explore(explorer.example(), out), arguments.out)
+
+
+def _written(write: Callable[[str], Path], out: str) -> int:
+    """Let ``write`` make the page ``out``, and say where it is or why it is not."""
+    try:
+        path = write(out)
+    except OSError as error:
+        print(f"{out} could not be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+    print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
+    return 0
+
+
 def _installed(name: str) -> bool:
     try:
         importlib.metadata.version(name)
@@ -43,8 +70,12 @@ def _installed(name: str) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tinygrad_bn", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (info,):
-        commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__).set_defaults(run=command)
+    pages: dict[Callable[[argparse.Namespace], int], str] = {playground: "batchnorm.html", explore: "step.html"}
+    for command in (info, *pages):
+        its = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
+        its.set_defaults(run=command)
+        if command in pages:
+            its.add_argument("--out", metavar="FILE", default=pages[command], help="where the page goes (%(default)s)")
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
 
