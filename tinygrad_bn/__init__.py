@@ -13,27 +13,31 @@ from .gradcheck import NonSmoothPoint, check_grads, detect_anomaly, hvp, jacobia
 from .ops import *  # noqa: F403
 from .ops import __all__ as _operations
 from .random import get_rng_state, manual_seed, set_rng_state
-from .tensor import Tensor, ones, randn, tensor, zeros
+from .tensor import Tensor, from_dlpack, ones, randn, tensor, zeros
 
 if TYPE_CHECKING:
     from . import datasets as datasets
+    from . import interop as interop
 
 __all__ = [
     *_operations,
     "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
-    "get_num_threads", "get_rng_state", "grad", "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad",
-    "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled", "set_num_threads", "set_rng_state", "tensor", "zeros",
+    "from_dlpack", "get_num_threads", "get_rng_state", "grad", "hvp", "interop", "is_grad_enabled", "jacobian", "manual_seed",
+    "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled", "set_num_threads",
+    "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip
+
+_on_demand = "datasets", "interop"
 
 
 def __getattr__(name: str) -> Any:
-    """``datasets`` when it is first asked for: reading and checking files needs modules that are slow to import."""
-    if name == "datasets":
+    """``datasets`` and ``interop`` when first asked for: reading and checking files needs modules that are slow to import."""
+    if name in _on_demand:
         import importlib
 
-        return importlib.import_module(".datasets", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "datasets"})
+    return sorted({*globals(), *_on_demand})
