@@ -3,6 +3,7 @@
     python examples/mnist.py                 # under two minutes on two cores
     python examples/mnist.py --model mlp     # the sigmoid network of Ioffe & Szegedy 2015
     python examples/mnist.py --quick         # does it run at all? about ten seconds
+    python examples/mnist.py --checkpoint DIR --resume   # goes on where a run that was killed had got to
 
 Both arms start from the same weights and see the same batches, seed for seed. A learning rate counts as one that trains if
 every seed reaches TRAINS; a run that diverges counts as failed. Table, sentence and picture come from mnist_report.py.
@@ -43,6 +44,7 @@ ARMS = {"plain": None, "batchnorm": "batch"}  # the arms, and what each passes a
 MODELS = {"cnn": tg.models.cnn, "mlp": tg.models.mlp}
 READ_EVERY = 10  # steps
 TEST_BATCH = 200
+SAVE_EVERY = 50  # steps
 
 
 class Settings(NamedTuple):
@@ -57,6 +59,8 @@ class Settings(NamedTuple):
     batch_size: int
     workers: int
     quick: bool
+    checkpoint: str | None = None  # a folder
+    resume: bool = False
 
 
 class Task(NamedTuple):
@@ -96,9 +100,13 @@ def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
     optimizer = tg.optim.SGD(network.parameters(), lr=task.lr)
     losses: list[float] = []
     unread: list[tg.Tensor] = []  # on a GPU, to read each loss at once would keep it waiting
+    saved = Saved(task, settings)
+    finished = saved.go_on(losses, network, optimizer, None, batches)
+    if finished is not None:
+        return finished
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a network that diverges overflows; its loss tells
-        for images, labels in chain.from_iterable(repeat(batches, settings.epochs)):
+        for images, labels in chain.from_iterable(repeat(batches, settings.epochs - batches.epoch)):
             loss = tg.cross_entropy(network(tg.Tensor(images)), tg.Tensor(labels))
             unread.append(loss.detach())
             optimizer.zero_grad()
@@ -106,9 +114,11 @@ def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
             optimizer.step()
             if len(unread) == READ_EVERY and not read(unread, losses):
                 break
+            if saved.checkpoint and not unread and len(losses) % SAVE_EVERY == 0:
+                saved.save(losses, None, network, optimizer, None, batches)
         read(unread, losses)
         accuracy = evaluate(network, *test, settings.device) if math.isfinite(losses[-1]) else None
-    return {
+    result = {
         **task._asdict(),
         "test_accuracy": accuracy,
         "diverged": accuracy is None,
@@ -116,6 +126,37 @@ def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 3),
         "losses": [float(f"{loss:.6g}") if math.isfinite(loss) else None for loss in losses],
     }
+    saved.save(losses, result, network, optimizer, None, batches)
+    return result
+
+
+class Saved:
+    """The checkpoints of one run, with its losses and, once it is finished, its result; none if nobody asked for them."""
+
+    def __init__(self, task: Task, settings: Settings):
+        folder = Path(settings.checkpoint or "", f"{task.arm}-{task.lr:.6g}-{task.seed}")
+        self.checkpoint = tg.interop.Checkpoint(folder, keep=2) if settings.checkpoint else None
+        self.resume = settings.resume
+        self.what = [*task, *experiment(settings)]  # what the checkpoints belong to
+
+    def go_on(self, losses: list[float], *parts: Any) -> dict[str, Any] | None:
+        """Put everything where the newest checkpoint has it. Returns the result, if the run is finished."""
+        loaded = self.checkpoint.load_latest(*parts) if self.checkpoint and self.resume else None
+        if loaded is None:
+            return None
+        if loaded.extra["what"] != self.what:
+            raise ValueError(f"{loaded.path} belongs to another experiment: {loaded.extra['what']}, not {self.what}")
+        losses += loaded.extra["losses"]
+        return loaded.extra["result"]
+
+    def save(self, losses: list[float], result: dict[str, Any] | None, *parts: Any) -> None:
+        if self.checkpoint:
+            self.checkpoint.save(len(losses), *parts, extra={"what": self.what, "losses": losses, "result": result})
+
+
+def experiment(settings: Settings) -> list[Any]:
+    """Those of the settings that a single run depends on."""
+    return [settings.model, settings.data, settings.epochs, settings.batch_size, settings.quick]
 
 
 def read(unread: list[tg.Tensor], losses: list[float]) -> bool:
@@ -195,16 +236,27 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
         "--workers", type=_positive(int), metavar="N", help="processes (default: the usable cores; on a GPU at most 4)"
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: results/mnist)")
+    p.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help=f"save each run here, every {SAVE_EVERY} steps and when finished"
+    )
+    p.add_argument("--resume", action="store_true", help="go on with the runs in the folder of --checkpoint")
     p.add_argument("--quick", action="store_true", help="a smoke test, no finding: 3 learning rates, 1 seed, 2,048 images")
     a = p.parse_args(argv)
     for library in ("matplotlib", "tqdm"):
         if find_spec(library) is None:
             p.error(f"{library} is not installed: pip install 'tinygrad_bn[examples]'")
+    if a.checkpoint and find_spec("safetensors") is None:
+        p.error("argument --checkpoint: safetensors is not installed: pip install 'tinygrad_bn[interop]'")
+    if a.resume and not a.checkpoint:
+        p.error("argument --resume: expected --checkpoint DIR, the folder of the runs to go on with")
+    if a.checkpoint and not a.resume and a.checkpoint.is_dir() and any(a.checkpoint.iterdir()):
+        p.error(f"argument --checkpoint: {a.checkpoint} is not empty; --resume goes on with the runs there")
     lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
     seeds = list(range(a.seeds or (1 if a.quick else 3)))
     cores = min(usable_cores(), 4) if a.device.startswith("cuda") else usable_cores()  # each holds a part of its memory
     workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
     settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
+    settings = settings._replace(checkpoint=a.checkpoint and str(a.checkpoint), resume=a.resume)
     try:
         tg.zeros(1, device=a.device)
     except (RuntimeError, ValueError) as error:
@@ -218,11 +270,13 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
     if not 2 <= a.batch_size <= len(x):
         p.error(f"argument --batch-size: expected 2 (BatchNorm needs two) to {len(x)} (the images), got {a.batch_size}")
     out = a.out or Path("results", "mnist_quick" if a.quick else "mnist")  # a smoke test must not replace a finding
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        p.error(f"argument --out: cannot write into {out}: {error.strerror}")
+    for name, folder in (("out", out), ("checkpoint", a.checkpoint)):
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            p.error(f"argument --{name}: cannot write into {folder}: {error.strerror}")
     return settings, out
 
 
@@ -245,7 +299,8 @@ def main(argv: list[str] | None = None) -> int:
     settings, out = parse(argv)
     # Seed by seed, so that an interrupted experiment has covered the grid.
     tasks = [Task(arm, lr, seed) for seed in settings.seeds for lr in settings.lrs for arm in ARMS]
-    described = {**settings._asdict(), "optimizer": "SGD without momentum", "trains": TRAINS, "runs": len(tasks)}
+    defining = {name: value for name, value in settings._asdict().items() if name not in ("checkpoint", "resume")}
+    described = {**defining, "optimizer": "SGD without momentum", "trains": TRAINS, "runs": len(tasks)}
     print(report.introduction(described), flush=True)
     with interrupts(interrupt):
         start = time.perf_counter()

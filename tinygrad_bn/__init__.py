@@ -13,26 +13,27 @@ from .gradcheck import NonSmoothPoint, check_grads, detect_anomaly, hvp, jacobia
 from .ops import *  # noqa: F403
 from .ops import __all__ as _operations
 from .random import get_rng_state, manual_seed, set_rng_state
-from .tensor import Tensor, ones, randn, tensor, zeros
+from .tensor import Tensor, from_dlpack, ones, randn, tensor, zeros
 
 if TYPE_CHECKING:
     from . import datasets as datasets
     from . import graph as graph
+    from . import interop as interop
 
 __all__ = [
     *_operations,
     "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
-    "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn",
-    "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled", "set_num_threads", "set_rng_state", "tensor",
-    "zeros",
+    "from_dlpack", "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "interop", "is_grad_enabled", "jacobian",
+    "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled",
+    "set_num_threads", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip
 
-_LATE = ("datasets", "graph")
+_ON_DEMAND = "datasets", "graph", "interop"
 
 
 def __getattr__(name: str) -> Any:
-    """``datasets`` and ``graph`` when they are first asked for: they need modules that are slow to import."""
-    if name in _LATE:
+    """``datasets``, ``graph`` and ``interop`` when they are first asked for: they need modules that are slow to import."""
+    if name in _ON_DEMAND:
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
@@ -40,4 +41,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), *_ON_DEMAND})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable
@@ -11,27 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from . import get_num_threads
+from .backend import machine
 from .backend.report import report
 
 
 def info(_: argparse.Namespace) -> int:
-    """Versions, devices, and which library serves each kernel."""
-    version = importlib.metadata.version("tinygrad_bn") if _installed("tinygrad_bn") else "(not installed)"
+    """Versions, devices, optional libraries, and which library serves each kernel."""
+    version = machine.version_of("tinygrad_bn") or "(not installed)"
     print(f"tinygrad_bn {version}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
-    for name in ("numba", "scipy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend"):
-        if _installed(name):
-            print(f"{name} {importlib.metadata.version(name)}")
-    kernels, reasons = report()
-    print(f"cpu: {get_num_threads()} threads")
-    rows = [("kernel", "cpu", "cuda"), *((name, cpu, cuda or "-") for name, (cpu, cuda) in kernels.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    print()
-    for name, cpu, cuda in rows:
-        print(f"{name:{widths[0]}}  {cpu:{widths[1]}}  {cuda}")
+    kernels, reasons = report()  # (it loads Numba and SciPy, and so their BLAS)
+    print(*machine.devices(), *machine.blas(), sep="\n")
+    libraries = [(name, lib.version(), lib) for name, lib in machine.OPTIONAL.items()]
+    _table(
+        ("library", "version", "for"),
+        *((name, v or "missing", lib.purpose + ("" if v else f": {lib.install}")) for name, v, lib in libraries),
+    )
+    _table(("kernel", "cpu", "cuda"), *((name, cpu, cuda or "-") for name, (cpu, cuda) in kernels.items()))
     if reasons:
         print("", *reasons, sep="\n")
     return 0
+
+
+def _table(*rows: tuple[str, str, str]) -> None:
+    """Print rows in columns, after an empty line."""
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    print()
+    for a, b, c in rows:
+        print(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}")
 
 
 def playground(arguments: argparse.Namespace) -> int:
@@ -57,14 +62,6 @@ def _written(write: Callable[[str], Path], out: str) -> int:
         return 1
     print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

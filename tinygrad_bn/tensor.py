@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from . import core, ops, random
-from .backend import ARRAY_TYPES, as_array, device_of, explain, library_for, to_device, to_numpy, type_name
+from .backend import (
+    ARRAY_TYPES,
+    as_array,
+    device_of,
+    explain,
+    export_array,
+    import_array,
+    library_for,
+    to_device,
+    to_numpy,
+    type_name,
+)
 from .core import Box, LeafHooks, Wishes
 
 
@@ -82,7 +93,7 @@ class Tensor(Box):
         if self.node is not None:
             raise TypeError(f".data of a result of {self.node.name} cannot be assigned; use .detach() for a tensor of its own")
         raw = _raw(value)
-        if isinstance(raw, np.generic):  # NumPy makes a scalar of 0-d arithmetic
+        if isinstance(raw, (np.generic, np.ndarray)):  # NumPy makes a scalar of 0-d arithmetic; a state dict's are a subclass
             raw = as_array(raw)
         if type(raw) not in ARRAY_TYPES:
             raise TypeError(f".data expected a NumPy or CuPy array, got {type_name(value)}")
@@ -175,6 +186,15 @@ class Tensor(Box):
             parts.append("requires_grad=True")
         return f"tensor({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: shape, dtype, device, and the place in the graph, above the values."""
+        from html import escape
+
+        place = f", made by {self.node.name}" if self.node is not None else ", requires grad" if self._requires_grad else ""
+        head = f"{self.shape}, {self.dtype}, on {self.device}{place}"
+        values = np.array2string(to_numpy(self._data), separator=", ")
+        return f"<div><b>tensor</b> {escape(head)}<pre>{escape(values)}</pre></div>"
+
     # ----- to Python and NumPy
 
     def item(self) -> bool | int | float:
@@ -194,9 +214,35 @@ class Tensor(Box):
         return to_numpy(self._data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """For ``np.asarray(t)``: ``numpy()``, copied only if ``dtype`` or ``copy`` wants it. Raises TypeError on CUDA."""
         if self.device != "cpu":
             raise TypeError("a tensor on 'cuda' is not converted to NumPy silently; use .cpu()")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, *, copy: bool | None = None, **wishes: Any) -> Any:
+        """For ``torch.from_dlpack(t)``, CuPy's, JAX's and NumPy's: the same memory. A graph does not notice what they write.
+
+        ``copy=True`` exports a copy; ``wishes`` are the protocol's other options, max_version, dl_device and stream. Raises
+        BufferError if this tensor requires grad, or runs backwards in memory and is not copied.
+        """
+        self._must_not_require_grad()
+        return export_array(self._data, copy, **wishes)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's numbers of the kind of device, and of the device."""
+        return self._data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """For libraries that read CUDA memory without DLPack, such as Numba. AttributeError on the CPU, where there is none."""
+        if self.device != "cuda":
+            raise AttributeError(f"a tensor on {self.device!r} has no __cuda_array_interface__")
+        self._must_not_require_grad()
+        return self._data.__cuda_array_interface__
+
+    def _must_not_require_grad(self) -> None:
+        if self._requires_grad:
+            raise BufferError("a tensor that requires grad does not leave the graph silently; use .detach()")
 
     def __float__(self) -> float:
         return float(self.item())
@@ -425,7 +471,7 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
         wanted = None if dtype is None else np.dtype(dtype)
     except TypeError:
         raise TypeError(f"tensor() expected a dtype, got {dtype!r}") from None
-    if type(raw) in ARRAY_TYPES or type(raw).__module__.partition(".")[0] == "cupy":
+    if isinstance(raw, np.ndarray) or type(raw) in ARRAY_TYPES or type(raw).__module__.partition(".")[0] == "cupy":
         array = as_array(raw)
         array = array.astype(wanted) if wanted is not None else array.copy()  # (astype copies)
     else:
@@ -445,6 +491,19 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
     if device is not None or not (isinstance(data, Box) or device_of(array) == "cuda"):
         array = to_device(array, device)
     return Tensor(array).requires_grad_(requires_grad)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A Tensor on the memory of ``x``, an array or tensor of another library: NumPy, CuPy, PyTorch, JAX or whoever has DLPack.
+
+    Nothing is copied: what one writes the other sees, and no graph notices. Raises TypeError for what has no DLPack, or
+    another dtype than NumPy's real numbers and booleans; ValueError for memory neither of the CPU nor of CUDA; BufferError
+    where the owner refuses, as PyTorch does if ``x`` requires grad.
+    """
+    if isinstance(x, Tensor):
+        x._must_not_require_grad()
+        return x.detach()  # which also shares the version
+    return Tensor(import_array(x))
 
 
 def zeros(*shape: int, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:

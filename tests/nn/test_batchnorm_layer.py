@@ -567,7 +567,7 @@ def test_state_dict_has_pytorchs_keys_and_an_int64_count(torch, rng):
     state = layer.state_dict()
     assert list(state) == list(theirs.state_dict())
     count = state["num_batches_tracked"]
-    assert type(count) is np.ndarray and count.dtype == np.int64 and count.shape == () and count == 1
+    assert isinstance(count, np.ndarray) and count.dtype == np.int64 and count.shape == () and count == 1
 
 
 def test_state_dict_is_a_snapshot(rng):

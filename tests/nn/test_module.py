@@ -305,7 +305,7 @@ def test_state_dict_is_a_snapshot():
     model = Block()
     state = model.state_dict()
     before = {k: v.copy() for k, v in state.items()}
-    assert all(type(v) is np.ndarray for v in state.values())
+    assert all(isinstance(v, np.ndarray) for v in state.values())
     model(input_for())
     for p in model.parameters():
         p.data[:] = 9

@@ -9,6 +9,7 @@ from . import cpu as _cpu
 from . import cuda_settings
 from .cpu.memory import empty_cache, leased
 from .cpu.threads import get_num_threads, set_num_threads
+from .exchange import export_array, import_array
 from .libraries import (
     ARRAY_TYPES,
     Library,
@@ -32,6 +33,6 @@ register(_np.ndarray, Library(_np, _cpu, "cpu"))
 
 __all__ = [
     "ARRAY_TYPES", "Library", "as_array", "cuda_is_available", "cuda_settings", "device_of", "empty_cache", "explain",
-    "get_num_threads", "kernels_of", "leased", "library_for", "load_cuda", "register", "set_num_threads", "to_device",
-    "to_numpy", "type_name", "unfit", "xp_of", "zeros",
+    "export_array", "get_num_threads", "import_array", "kernels_of", "leased", "library_for", "load_cuda", "register",
+    "set_num_threads", "to_device", "to_numpy", "type_name", "unfit", "xp_of", "zeros",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from .. import core
 from ..backend import as_array, device_of, to_device, to_numpy, type_name
 from ..core import Box, Listener, listening, no_grad
 from ..tensor import Tensor
+from .state_array import state_array
 
 
 class Parameter(Tensor):
@@ -202,13 +203,16 @@ class Module:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot of all parameters and buffers: a dict from PyTorch's keys to arrays (copies, where the tensors live)."""
+        """A snapshot of all parameters and buffers: a dict from PyTorch's keys to arrays (copies, where the tensors live).
+
+        PyTorch's ``load_state_dict`` takes those of the CPU as they are.
+        """
         state: dict[str, Any] = {}
         for path, module in _all_paths(self):
             prefix = f"{path}." if path else ""
             for kind in (Parameter, Buffer):
-                state.update({prefix + k: v._data.copy() for k, v in vars(module).items() if isinstance(v, kind)})
-            state.update({prefix + k: v for k, v in module._extra_state().items()})
+                state.update({prefix + k: state_array(v._data) for k, v in vars(module).items() if isinstance(v, kind)})
+            state.update({prefix + k: state_array(v) for k, v in module._extra_state().items()})
         return state
 
     def load_state_dict(self, state: Any, strict: bool = True) -> Keys:
@@ -268,6 +272,12 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({extra})"
         return "\n  ".join([f"{type(self).__name__}({extra}", *lines]) + "\n)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the layers, with the shapes of their parameters and buffers."""
+        from .notebook import table
+
+        return table(self)
 
     def summary(self, example: Any) -> str:
         """A table of the layers: path, type, output shape, number of parameters. ``example`` is an input, or its shape.
@@ -334,7 +344,8 @@ def _plain(key: str, value: Any) -> np.ndarray:
     if isinstance(value, Box):
         return to_numpy(value._data)
     if hasattr(value, "detach") and hasattr(value, "cpu"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()  # NumPy has no bfloat16
     try:
         array = to_numpy(value) if hasattr(value, "dtype") else np.asarray(value)
     except (TypeError, ValueError) as error:
