@@ -122,6 +122,7 @@ def test_empty_cache_gives_back_what_nobody_uses():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads, in Python 3.12
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test imported it
 def test_a_forked_child_writes_into_memory_of_its_own():
     x = memory.empty(LARGE, "float32")
     x[...] = 7.0
