@@ -23,7 +23,7 @@ class Case:
 
     seed: int
     code: str | None  # of the planted bug; None is healthy
-    kind: str  # "mlp" or "cnn"
+    kind: str  # "mlp", "cnn" or, for the bug bench, "resnet"
     batch: int
     model: Any = None
     data: Any = None  # (x, y, x_eval, y_eval)
@@ -64,11 +64,34 @@ def digits(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return (small[0] - mean) / std, y[rows], (small[1] - mean) / std, y_eval[rows_eval]
 
 
+class Block(nn.Module):
+    """Two convolutions with BatchNorm beside an identity. He et al. 2016."""
+
+    def __init__(self, width: int, momentum: float, bias: bool):
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.norm1 = nn.BatchNorm2d(width, momentum=momentum)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.norm2 = nn.BatchNorm2d(width, momentum=momentum)
+
+    def forward(self, x: tg.Tensor) -> tg.Tensor:
+        return (self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())) + x).relu()
+
+
 def network(rng: np.random.Generator, kind: str, data: Any, **how: Any) -> nn.Sequential:
-    """MLP or CNN of random width and depth. ``how``: momentum, bias, dropout."""
+    """MLP or CNN of random width and depth, or a small ResNet. ``how``: momentum, bias, dropout."""
     momentum, bias, dropout = how.get("momentum", 0.1), how.get("bias", False), how.get("dropout", 0.0)
     classes, depth = int(data[1].max()) + 1, int(rng.integers(1, 4))
     members: list[nn.Module] = []
+    if kind == "resnet":
+        width = int(rng.integers(6, 13))
+        members += [nn.Conv2d(1, width, 3, padding=1, bias=bias), nn.BatchNorm2d(width, momentum=momentum), nn.ReLU()]
+        members += [
+            nn.MaxPool2d(2),
+            *(Block(width, momentum, bias) for _ in range(2)),
+            nn.AvgPool2d(2, padding=1),
+            nn.Flatten(),
+        ]
+        return nn.Sequential(*members, nn.Linear(width * 16, classes))
     if kind == "cnn":
         before, size = 1, 14
         for _ in range(min(depth, 2)):
@@ -121,7 +144,7 @@ def build(seed: int, code: str | None, kind: str | None = None, batch: int | Non
     tg.manual_seed(seed)
     kind = kind or str(rng.choice(["mlp", "mlp", "cnn"]))
     case = Case(seed, code, kind, batch or int(rng.choice([16, 32, 64, 128])))
-    case.data = digits(rng) if kind == "cnn" else blobs(rng)
+    case.data = blobs(rng) if kind == "mlp" else digits(rng)
     if code is None:
         healthy(case, rng)
     else:

@@ -16,24 +16,29 @@ from .random import get_rng_state, manual_seed, set_rng_state
 from .tensor import Tensor, ones, randn, tensor, zeros
 
 if TYPE_CHECKING:
+    from . import batchnorm as batchnorm
     from . import datasets as datasets
+    from . import graph as graph
 
 __all__ = [
     *_operations,
-    "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
-    "get_num_threads", "get_rng_state", "grad", "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn", "no_grad",
-    "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled", "set_num_threads", "set_rng_state", "tensor", "zeros",
+    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
+    "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "is_grad_enabled", "jacobian", "manual_seed", "models", "nn",
+    "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled", "set_num_threads", "set_rng_state", "tensor",
+    "zeros",
 ]  # fmt: skip
+
+_LATE = ("batchnorm", "datasets", "graph")
 
 
 def __getattr__(name: str) -> Any:
-    """``datasets`` when it is first asked for: reading and checking files needs modules that are slow to import."""
-    if name == "datasets":
+    """``batchnorm``, ``datasets`` and ``graph`` when they are first asked for: they need modules that are slow to import."""
+    if name in _LATE:
         import importlib
 
-        return importlib.import_module(".datasets", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "datasets"})
+    return sorted({*globals(), *_LATE})
