@@ -16,23 +16,24 @@ from .random import get_rng_state, manual_seed, set_rng_state
 from .tensor import Tensor, from_dlpack, ones, randn, tensor, zeros
 
 if TYPE_CHECKING:
+    from . import batchnorm as batchnorm
     from . import datasets as datasets
     from . import graph as graph
     from . import interop as interop
 
 __all__ = [
     *_operations,
-    "NonSmoothPoint", "Tensor", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
+    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
     "from_dlpack", "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "interop", "is_grad_enabled", "jacobian",
     "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled",
     "set_num_threads", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip
 
-_ON_DEMAND = "datasets", "graph", "interop"
+_ON_DEMAND = "batchnorm", "datasets", "graph", "interop"
 
 
 def __getattr__(name: str) -> Any:
-    """``datasets``, ``graph`` and ``interop`` when they are first asked for: they need modules that are slow to import."""
+    """The packages that need modules which are slow to import, when they are first asked for."""
     if name in _ON_DEMAND:
         import importlib
 

@@ -53,6 +53,22 @@ def explore(arguments: argparse.Namespace) -> int:
     return _written(lambda out: explorer.explore(explorer.example(), out), arguments.out)
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """Find what BatchNorm does wrong in a model: exit code 1 if something is, 2 if it could not be examined."""
+    from .batchnorm import command
+
+    return command.doctor(arguments)
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FILE.py:make_model", help="a function that returns the model, trained")
+    parser.add_argument(
+        "batches", metavar="FILE.py:make_batches", help="one that returns batches (x, y), or a pair (training, evaluation)"
+    )
+    parser.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    parser.add_argument("--json", metavar="FILE", help="also write it as JSON")
+
+
 def _written(write: Callable[[str], Path], out: str) -> int:
     """Let ``write`` make the page ``out``, and say where it is or why it is not."""
     try:
@@ -68,11 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tinygrad_bn", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     pages: dict[Callable[[argparse.Namespace], int], str] = {playground: "batchnorm.html", explore: "step.html"}
-    for command in (info, *pages):
+    for command in (info, *pages, doctor):
         its = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         its.set_defaults(run=command)
         if command in pages:
             its.add_argument("--out", metavar="FILE", default=pages[command], help="where the page goes (%(default)s)")
+        if command is doctor:
+            _doctor_arguments(its)
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
 

@@ -31,7 +31,8 @@ class _BatchNorm(AffineNorm):
     batches so far, 1 / num_batches_tracked. They start as 0 and 1. Statistics are taken in at least float32, by two passes.
 
     In evaluation ``y = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``: an affine map for each channel, with its
-    own gradient. With ``track_running_stats=False`` the batch's statistics serve there too.
+    own gradient. With ``track_running_stats=False`` the batch's statistics serve there too. A ``frozen`` layer
+    (``tinygrad_bn.batchnorm.freeze``) does in training what it does in evaluation.
 
     The buffers are replaced, never changed in place, and only after a successful forward pass, also under ``no_grad``. A
     channel whose batch statistics are not finite keeps its running values, and on the CPU a RuntimeWarning says so. gamma is
@@ -44,6 +45,7 @@ class _BatchNorm(AffineNorm):
     _shapes: tuple[tuple[int, str], ...]
     running_mean: Buffer | None
     running_var: Buffer | None
+    frozen = False
 
     def __init__(
         self,
@@ -92,11 +94,20 @@ class _BatchNorm(AffineNorm):
         ok = any(len(shape) == n for n, _ in self._shapes) and shape[1] == self.num_features
         if not ok:  # (the sentence takes longer to write than the check)
             expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
-        if not self.training and self.running_mean is not None and self.running_var is not None:
+        if self.running_mean is not None and self.running_var is not None and (self.frozen or not self.training):
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
+        return self._normalise(x)
+
+    @property
+    def tracks(self) -> bool:
+        """Whether running statistics follow the batch that comes now."""
+        return self.training and self.running_mean is not None and not self.frozen
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """By the statistics of x itself, which the running ones then follow in training."""
         batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
         y, statistics = batch_norm(x, self.weight, self.bias, eps=self.eps)
-        if self.training and self.running_mean is not None and self.running_var is not None:
+        if self.tracks:
             self._track(x, *statistics)
         return y
 
@@ -120,7 +131,7 @@ class _BatchNorm(AffineNorm):
                 f"{name}: the batch statistics of channel(s) {bad.tolist()} are not finite; "
                 "their running statistics stay as they were",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         self.running_mean, self.running_var = Buffer(new_mean), Buffer(new_var)
         self.num_batches_tracked += 1

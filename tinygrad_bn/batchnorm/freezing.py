@@ -1,0 +1,34 @@
+"""BatchNorm held still: running statistics that neither normalise by the batch nor follow it."""
+
+from __future__ import annotations
+
+from .. import nn
+from .layers import need_model, tracking
+
+
+def freeze(model: nn.Module, *, affine: bool = False) -> nn.Module:
+    """Let every BatchNorm do in training what it does in evaluation: its running statistics normalise, and do not change.
+
+    ``model.train()`` does not undo it; ``unfreeze`` does. gamma and beta go on being trained, unless ``affine`` is True: then
+    they no longer require gradients (clear old ones with ``zero_grad``: an optimizer moves what has a gradient). Returns the
+    model. Raises TypeError for no Module, ValueError for a model without running statistics.
+    """
+    for _, layer in tracking(need_model("freeze", model)):
+        layer.frozen = True
+        if affine:
+            _train_affine(layer, False)
+    return model
+
+
+def unfreeze(model: nn.Module) -> nn.Module:
+    """Undo ``freeze``: batch statistics in training again, and gamma and beta of layers that it froze require gradients."""
+    for _, layer in tracking(need_model("unfreeze", model)):
+        if layer.frozen:
+            layer.frozen = False
+            _train_affine(layer, True)
+    return model
+
+
+def _train_affine(layer: nn.Module, value: bool) -> None:
+    for p in layer.parameters():
+        p.requires_grad = value
