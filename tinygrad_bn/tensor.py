@@ -498,7 +498,7 @@ def from_dlpack(x: Any) -> Tensor:
 
     Nothing is copied: what one writes the other sees, and no graph notices. Raises TypeError for what has no DLPack, or
     another dtype than NumPy's real numbers and booleans; ValueError for memory neither of the CPU nor of CUDA; BufferError
-    where the owner refuses, as PyTorch does if ``x`` requires grad.
+    where the owner refuses, as PyTorch does if ``x`` requires grad, and where PyTorch has yet to negate the memory.
     """
     if isinstance(x, Tensor):
         x._must_not_require_grad()

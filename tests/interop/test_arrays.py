@@ -200,6 +200,14 @@ def test_other_devices_and_dtypes_are_refused(torch):
 # ----- CUDA
 
 
+def test_a_sign_that_pytorch_has_yet_to_apply_is_not_lost(torch):
+    """Its own DLPack leaves it out: NumPy would get 2."""
+    lazy = torch.tensor([1 + 2j]).conj().imag
+    with pytest.raises(BufferError, match="from_dlpack expected a tensor whose memory has its sign; use .resolve_neg()"):
+        tg.from_dlpack(lazy)
+    assert tg.from_dlpack(lazy.resolve_neg()).item() == lazy.item() == -2.0
+
+
 def test_the_cpu_has_no_cuda_array_interface():
     t = tg.tensor([1.0])
     assert not hasattr(t, "__cuda_array_interface__") and t.__dlpack_device__() == (1, 0)

@@ -105,6 +105,22 @@ def test_options_that_are_numpys_numbers(tmp_path):
     assert parts[1].param_groups[0]["lr"] == float(np.float32(0.1)) and loaded.extra == [3, 0.1, None, float("inf")]
 
 
+def test_extra_comes_back_as_json_has_it(tmp_path):
+    path = interop.Checkpoint(tmp_path).save(1, make()[0], extra={"pair": (1, 2), 3: None})
+    assert interop.Checkpoint(tmp_path).load_latest(make()[0]) == (1, {"pair": [1, 2], "3": None}, path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_buffer_in_the_byte_order_of_another_machine(tmp_path, order):
+    """Such as a mean that came from an old file."""
+    model = nn.Linear(2, 2)
+    model.mean = nn.Buffer(np.array([1.5, -2.0], f"{order}f8"))
+    interop.Checkpoint(tmp_path).save(1, model)
+    model.mean = nn.Buffer(np.zeros(2, f"{order}f8"))
+    assert interop.Checkpoint(tmp_path).load_latest(model).step == 1
+    assert model.mean.data.tolist() == [1.5, -2.0] and model.mean.dtype.str == f"{order}f8"
+
+
 # ----- the folder
 
 
@@ -136,6 +152,23 @@ def test_another_runs_checkpoints_are_not_overwritten(tmp_path):
     checkpoint.save(6, *parts)
     with pytest.raises(ValueError, match="expected a step of at least 6, the last one, got 4"):
         checkpoint.save(4, *parts)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_interrupt_just_after_the_rename_leaves_a_checkpoint_like_any_other(tmp_path, monkeypatch, before):
+    checkpoint, parts = interop.Checkpoint(tmp_path), make()
+    for step in range(before):
+        checkpoint.save(step, *parts)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(5, *parts)
+    checkpoint.save(5, *parts)  # such as one that a program makes when it is interrupted
+    assert names(tmp_path) == [*(f"step-{step:08d}.safetensors" for step in range(before)), "step-00000005.safetensors"]
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):

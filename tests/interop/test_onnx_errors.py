@@ -41,6 +41,11 @@ class Branching(nn.Module):
         return x.relu() if x.data[0, 0] == X[0, 0] else x.exp()
 
 
+def only_three(x):
+    assert len(x) == 3
+    return x * 2.0
+
+
 REFUSED = {
     "another's operation": (nn.Sequential(nn.ReLU(), Cubes()), "'cube' in '1' (Cubes) has no ONNX counterpart at opset 17"),
     "dropout that goes on": (Function(lambda x: ops.dropout(x)), "'dropout' in 'the model' (Function) has no ONNX counterpart"),
@@ -60,6 +65,8 @@ REFUSED = {
     "a branch": (Branching(), "runs other operations for other values or another batch size"),
     "another rank": (Function(lambda x: x.reshape((1,) * (len(x) < 5) + x.shape)), "gives 3 dimensions, and 2 for another"),
     "a batch of one size": (nn.Sequential(nn.Flatten(0), nn.Linear(12, 2)), "ran on the example, but not on a batch of 13;"),
+    "a batch of one size, by an assert": (
+        Function(only_three), "ran on the example, but not on a batch of 13; pass dynamic_batch=False if it"),
     "a change in place": (Counting(), "changes a tensor in place while it runs"),
     "a constant output": (Function(lambda x: tg.ones(2)), "no operation made the model's output of shape (2,)"),
     "a mask": (Function(lambda x: x[:, np.array([True, False, True, False])]), "is indexed by a mask: the shape of its"),

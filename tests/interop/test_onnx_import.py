@@ -272,13 +272,13 @@ def test_on_cuda(cuda_stand_in, rng, tmp_path):
 def test_names_that_a_module_has_already(tmp_path):
     nodes = [
         helper.make_node("Add", ["x0", "training"], ["a"]), helper.make_node("Mul", ["a", "forward"], ["b"]),
-        helper.make_node("Sub", ["b", "_nodes"], ["y0"]),
+        helper.make_node("Sub", ["b", "_nodes"], ["c"]), helper.make_node("Add", ["c", "_on"], ["y0"]),
     ]  # fmt: skip
-    arrays = {"training": f(3), "forward": f(3, seed=1), "_nodes": f(3, seed=2)}
+    arrays = {name: f(3, seed=i) for i, name in enumerate(["training", "forward", "_nodes", "_on"])}
     path = file_of(tmp_path / "model.onnx", nodes, [f(2, 3)], initializers=arrays)
     model = interop.import_onnx(path)
     np.testing.assert_allclose(model(f(2, 3)).detach().numpy(), by_reference(path, f(2, 3))[0], rtol=1e-6)
-    assert len(list(model.parameters())) == 3 and model.eval().training is False
+    assert len(list(model.parameters())) == 4 and model.eval().training is False
 
 
 def test_constants_do_not_train(tmp_path):

@@ -273,6 +273,8 @@ def test_layers_of_every_kind(rng, tmp_path):
         nn.GroupNorm(1, 2): image, nn.Identity(): (4,), nn.LayerNorm((8, 8)): image, nn.LeakyReLU(): (4,),
         nn.Linear(4, 3): (4,), nn.LogSoftmax(): (4,), nn.MaxPool2d(2): image, nn.ReLU(): (4,), nn.SiLU(): (4,),
         nn.Sigmoid(): (4,), nn.Softmax(): (4,), nn.Softplus(): (4,), nn.Tanh(): (4,),
+        nn.BatchRenorm1d(4): (4,), nn.BatchRenorm2d(2): image, nn.BatchRenorm3d(2): (2, 3, 3, 3),
+        nn.GhostBatchNorm1d(4, 3): (4,), nn.GhostBatchNorm2d(2, 3): image, nn.GhostBatchNorm3d(2, 3): (2, 3, 3, 3),
     }  # fmt: skip
     assert {type(layer).__name__ for layer in layers} | {
         "BCEWithLogitsLoss", "Buffer", "CrossEntropyLoss", "Embedding", "MSELoss", "Module", "ModuleList", "Parameter",

@@ -99,6 +99,13 @@ def test_to_torch_goes_through_dicts_lists_and_tuples(torch, device):
     assert not np.shares_memory(got["a"][0].numpy(), device.numpy(a))
 
 
+def test_to_torch_makes_tuples_of_named_ones(torch):
+    from collections import namedtuple
+
+    got = interop.to_torch(namedtuple("Pair", "a b")(np.ones(2), 3))
+    assert type(got) is tuple and torch.equal(got[0], torch.ones(2, dtype=torch.float64)) and got[1] == 3
+
+
 def test_to_torch_needs_pytorch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(RuntimeError, match="interop.to_torch needs PyTorch: pip install torch"):
@@ -144,7 +151,8 @@ def test_every_layer_of_ours_is_in_the_table():
     assert set(LAYERS) == set(_LAYERS) and set(_ONLY) <= set(_LAYERS)
     containers_and_losses = {"Sequential", "ModuleList", "Module", "MSELoss", "CrossEntropyLoss", "BCEWithLogitsLoss"}
     ours = {name for name in nn.__all__ if isinstance(getattr(nn, name), type) and issubclass(getattr(nn, name), nn.Module)}
-    assert ours - containers_and_losses == set(_LAYERS)
+    not_pytorchs = {f"{kind}{n}d" for kind in ("BatchRenorm", "GhostBatchNorm") for n in (1, 2, 3)}
+    assert ours - containers_and_losses - not_pytorchs == set(_LAYERS)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -245,10 +253,26 @@ REFUSED = {
     "flattening the middle": (lambda t: t.Flatten(1, 2), ValueError, "has end_dim=2; expected -1"),
     "a padding index": (lambda t: t.Embedding(3, 2, padding_idx=0), ValueError, "has padding_idx=0; expected None"),
     "LayerNorm without bias": (lambda t: t.LayerNorm(3, bias=False), ValueError, "has bias=False; expected True"),
+    "BatchNorm without bias": (
+        lambda t: without_bias(t.BatchNorm2d(3)), ValueError, r"itself \(BatchNorm2d\) has bias=False; expected True"
+    ),
+    "GroupNorm without bias": (lambda t: without_bias(t.GroupNorm(1, 3)), ValueError, "has bias=False; expected True"),
+    "Softmax along an axis that the input decides": (
+        lambda t: t.Sequential(t.Softmax()), ValueError, "Softmax at '0': dim=None; expected an axis"
+    ),
+    "LogSoftmax along such an axis": (lambda t: t.LogSoftmax(), ValueError, ": dim=None; expected an axis"),
+    "weights without values": (
+        lambda t: t.Sequential(t.Linear(2, 2, device="meta")), ValueError, "Linear at '0' is on the device meta, without values"
+    ),
     "a free size": (lambda t: t.AdaptiveAvgPool2d((None, 2)), ValueError, "AdaptiveAvgPool2d expected output_size"),
     "hooks": (lambda t: hooked(t.Linear(2, 2)), ValueError, "has hooks, such as weight_norm's; expected none"),
     "a name that is a method": (lambda t: named(t, "summary"), ValueError, "has a layer named 'summary', which is a method"),
 }  # fmt: skip
+
+
+def without_bias(module):
+    module.bias = None  # (bias=False, where PyTorch has that option)
+    return module
 
 
 def hooked(module):

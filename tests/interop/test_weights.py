@@ -212,6 +212,28 @@ def test_missing_files_and_folders_are_os_errors(tmp_path):
         interop.save_weights(model(), tmp_path / "no folder" / "w")
 
 
+def test_an_error_names_the_file_that_was_to_be(tmp_path):
+    for path in (tmp_path / "no folder" / "w", tmp_path):
+        with pytest.raises(OSError) as error:
+            interop.save_weights(model(), path)
+        assert error.value.filename == str(path) and files.TEMPORARY not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+class Holder(nn.Module):
+    def __init__(self, name, array):
+        setattr(self, name, nn.Buffer(array))
+
+
+def test_what_a_file_could_not_give_back_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="interop.save_weights expected no tensor of the name '__metadata__'"):
+        interop.save_weights(Holder("__metadata__", np.ones(2)), tmp_path / "w")
+    if np.dtype(np.longdouble) != np.float64:
+        with pytest.raises(TypeError, match="interop.save_weights expected x of a dtype that safetensors has, got "):
+            interop.save_weights(Holder("x", np.ones(2, np.longdouble)), tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_arguments(tmp_path):
     for name in ("save_weights", "load_weights"):
         with pytest.raises(TypeError, match=f"interop.{name} expected a Module, got dict"):

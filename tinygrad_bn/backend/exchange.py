@@ -23,6 +23,8 @@ def import_array(x: Any) -> Array:
         raise TypeError(f"from_dlpack expected an object with __dlpack__ and __dlpack_device__, got {type_name(x)}") from None
     if kind not in (_CPU, _CUDA, _CUDA_MANAGED):
         raise ValueError(f"from_dlpack expected memory of the CPU (DLPack's device 1) or of CUDA (2, 13), got device {kind}")
+    if hasattr(x, "is_neg") and x.is_neg():  # PyTorch's: its DLPack offers the memory, and forgets the sign
+        raise BufferError("from_dlpack expected a tensor whose memory has its sign; use .resolve_neg()")
     try:
         array = (np if kind == _CPU else load_cuda().xp).from_dlpack(x)
     except RuntimeError as error:

@@ -95,32 +95,43 @@ def fold_pair(layer: Any, batchnorm: BatchNorm) -> None:
     """
     if (reason := _unfit(layer, batchnorm)) is not None:
         raise ValueError(f"fold_pair expected a BatchNorm that can be folded, but {reason}")
-    a, c = _affine(batchnorm)
-    w = layer.weight._data
-    xp = xp_of(w)
-    bias = 0.0 if layer.bias is None else layer.bias._data.astype(a.dtype)
-    if isinstance(layer, nn.ConvTranspose2d):  # (in, out / groups, kh, kw): a group's inputs make that group's outputs
-        out = a.reshape(layer.groups, 1, -1, 1, 1)
-        grouped = w.reshape(layer.groups, -1, *w.shape[1:])
-        new = (grouped * out).reshape(w.shape)
-    else:
-        new = w * a.reshape(-1, *(1,) * (w.ndim - 1))
-    shift = a * bias + c
-    layer.weight.data = xp.ascontiguousarray(new.astype(w.dtype))
+    bias = None if layer.bias is None else layer.bias._data
+    groups = layer.groups if isinstance(layer, nn.ConvTranspose2d) else None
+    layer.weight.data, shift = fold_arrays(layer.weight._data, bias, *_affine(batchnorm), groups)
     if layer.bias is None:
-        layer.bias = nn.Parameter(shift.astype(w.dtype))
+        layer.bias = nn.Parameter(shift)
     else:
-        layer.bias.data = shift.astype(w.dtype)
+        layer.bias.data = shift
+
+
+def fold_arrays(w: Any, b: Any, a: Any, c: Any, groups: int | None = None) -> tuple[Any, Any]:
+    """The weight and the bias, in w's dtype, that make a z + c of a layer's output z; b may be None.
+
+    ``groups`` is for a transposed convolution, whose weight is (in, out / groups, kh, kw): a group's inputs make that group's
+    outputs.
+    """
+    if groups is None:
+        new = w * a.reshape(-1, *(1,) * (w.ndim - 1))
+    else:
+        new = (w.reshape(groups, -1, *w.shape[1:]) * a.reshape(groups, 1, -1, 1, 1)).reshape(w.shape)
+    shift = c if b is None else a * b + c
+    return xp_of(w).ascontiguousarray(new.astype(w.dtype)), shift.astype(w.dtype)
+
+
+def affine(gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -> tuple[Any, Any]:
+    """a and c of BatchNorm's y = a x + c, in float64; gamma and beta may be None."""
+    mean, var = mean.astype("float64"), var.astype("float64")
+    a = 1.0 / xp_of(var).sqrt(var + eps)
+    if gamma is None or beta is None:
+        return a, -a * mean
+    a = a * gamma
+    return a, beta - a * mean
 
 
 def _affine(batchnorm: BatchNorm) -> tuple[Any, Any]:
-    """a and c of y = a x + c, in float64."""
-    mean, var = batchnorm.running_mean._data.astype("float64"), batchnorm.running_var._data.astype("float64")  # type: ignore[union-attr]
-    a = 1.0 / xp_of(var).sqrt(var + batchnorm.eps)
-    if batchnorm.weight is None or batchnorm.bias is None:
-        return a, -a * mean
-    a = a * batchnorm.weight._data
-    return a, batchnorm.bias._data - a * mean
+    of = (batchnorm.weight, batchnorm.bias, batchnorm.running_mean, batchnorm.running_var)
+    gamma, beta, mean, var = (None if t is None else t._data for t in of)
+    return affine(gamma, beta, mean, var, batchnorm.eps)
 
 
 def _fold_one(

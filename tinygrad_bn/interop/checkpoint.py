@@ -66,7 +66,8 @@ class Checkpoint:
         batches: Batches | None = None,
         extra: Any = None,
     ) -> Path:
-        """Write the checkpoint of a step, delete those beyond ``keep``, and return its path. ``extra`` is what JSON can hold.
+        """Write the checkpoint of a step, delete those beyond ``keep``, and return its path. ``extra`` is what JSON can hold,
+        and comes back as JSON has it: tuples as lists, keys as strings.
 
         Raises ValueError for a step below the last one, or if the folder has later ones of a run that this one did not load;
         TypeError for what is none of these objects, or no JSON; OSError if it cannot be written: those before stay whole.
@@ -90,12 +91,12 @@ class Checkpoint:
             self._set_damaged_aside()
             for leftover in self.folder.glob(f".*{files.TEMPORARY}"):  # of a run that was killed while it wrote
                 leftover.unlink()
+            self._step, self._looked = int(step), True  # before an interrupt can come that finds the file in its place
             files.write_whole(str(path), content)
         except OSError as error:
             before = f"that of step {newest} is whole" if newest >= 0 else "there was none before"
             why = f"Checkpoint.save could not write the checkpoint of step {step} ({error.strerror}); {before}"
             raise OSError(error.errno, why, str(path)) from error
-        self._step, self._looked = int(step), True
         for old in sorted(self._steps())[: -self.keep]:
             self._path(old).unlink()
         return path
@@ -172,7 +173,7 @@ def _take_over(path: Path, contents: Contents, model: Module, optimizer: Any, sc
     before = model.state_dict(), _state(optimizer), _state(schedule), get_rng_state()
     for key, mine in before[0].items():
         saved = contents.model.get(key, mine)
-        if saved.dtype != mine.dtype:  # a cast would not be the same bits
+        if saved.dtype != mine.dtype.newbyteorder("<"):  # a cast would not be the same bits
             raise ValueError(f"Checkpoint.load_latest: {path} does not fit: {key} expected {mine.dtype}, got {saved.dtype}")
     try:
         model.load_state_dict(contents.model)

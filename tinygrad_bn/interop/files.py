@@ -20,6 +20,7 @@ _DTYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
     "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
+_STORED = {np.dtype(code) for code in _DTYPES.values()}
 
 
 def _library(caller: str) -> Any:
@@ -31,14 +32,21 @@ def _library(caller: str) -> Any:
 
 
 def plain(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays on the host, each in one piece and in the order of its axes."""
+    """The arrays on the host, each in one piece, in the order of its axes and in the byte order of the format."""
     # safetensors 0.8.0 writes the memory of an array as it lies, whatever its strides: its issue 825.
-    return {name: np.ascontiguousarray(to_numpy(a)).reshape(a.shape) for name, a in arrays.items()}
+    host = {name: to_numpy(a) for name, a in arrays.items()}
+    return {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")).reshape(a.shape) for name, a in host.items()}
 
 
 def packed(caller: str, arrays: Mapping[str, Any], metadata: dict[str, str]) -> bytes:
-    """The content of a safetensors file; arrays of CUDA are fetched."""
-    return _library(caller).numpy.save(plain(arrays), metadata)
+    """The content of a safetensors file; arrays of CUDA are fetched. Raises for what the file could not give back."""
+    library, whole = _library(caller), plain(arrays)
+    if "__metadata__" in whole:
+        raise ValueError(f"{caller} expected no tensor of the name '__metadata__', which the format has for itself")
+    for name, array in whole.items():
+        if array.dtype not in _STORED:
+            raise TypeError(f"{caller} expected {name} of a dtype that safetensors has, got {array.dtype}")
+    return library.numpy.save(whole, metadata)
 
 
 def read(caller: str, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -72,8 +80,16 @@ def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
 def write_whole(path: str, content: bytes) -> None:
     """Write a file under a temporary name, let it and its folder reach the disk, and rename: it is all there, or not at all.
 
-    An error on the way (OSError, such as a full disk) leaves what was at ``path`` before, and no temporary file.
+    An error on the way (OSError, such as a full disk) leaves what was at ``path`` before, and no temporary file. It names
+    ``path``.
     """
+    try:
+        _write_and_rename(path, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _write_and_rename(path: str, content: bytes) -> None:
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(suffix=TEMPORARY, prefix=f".{name}.", dir=folder)
     try:

@@ -6,8 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from ..batchnorm.folding import affine, fold_arrays
 from .onnx_trace import Step, Trace, Value, needed, values_of
 
 
@@ -64,8 +63,9 @@ def _conv_transpose2d(uses: _Uses, step: Step) -> Step | None:
     return replace(step, op="conv_transpose2d", inputs=[*product.inputs, bias], options=product.options, changing=[])
 
 
-# ----- BatchNorm: y = a z + c for each channel, with a = gamma / sqrt(var + eps) and c = beta - a mean. Where z = W x + b,
-# y = (a W) x + (a b + c). What comes after BatchNorm is left alone: zeros that a convolution pads are not normalised.
+# ----- BatchNorm: which of the recorded ones a layer can take in. What then becomes of its arrays, batchnorm.folding knows (it
+# folds modules in place; here a layer that is called twice may take in another BatchNorm each time). What comes after BatchNorm
+# is left alone: zeros that a convolution pads are not normalised.
 
 
 def fold(recorded: Trace) -> Trace:
@@ -96,25 +96,12 @@ def _by_channel(layer: Step) -> bool:
 def _folded(layer: Step, norm: Step) -> Step:
     """The layer with the normalisation's scale in its weight and the rest in its bias, computed in float64."""
     w, b = layer.inputs[1], layer.inputs[2] if len(layer.inputs) > 2 else None
-    gamma, beta = (_float64(v, otherwise) for v, otherwise in zip(norm.inputs[1:3], (1.0, 0.0), strict=True))
-    mean, var = (_float64(v, 0.0) for v in norm.inputs[3:])
-    a = gamma / np.sqrt(var + norm.options["eps"])
-    weight, bias = _float64(w, 0.0), (_float64(b, 0.0) - mean) * a + beta
-    if layer.op in ("conv2d_input", "conv_transpose2d"):  # (C, O / groups, kh, kw): each group of rows has its own outputs
-        groups = layer.options["groups"]
-        grouped = weight.reshape(groups, -1, *weight.shape[1:]) * a.reshape(groups, 1, -1, 1, 1)
-        weight = grouped.reshape(weight.shape)
-    else:
-        weight = weight * a.reshape(-1, *(1,) * (weight.ndim - 1))
-    op = "conv_transpose2d" if layer.op == "conv2d_input" else layer.op
-    b_name = f"{layer.path}.bias" if layer.path else "bias"
-    arrays = [_like(w, weight, f"{w.name}.folded"), _like(w, bias, f"{b_name if b is None else b.name}.folded")]
+    gamma, beta, mean, var = (None if v is None else v.numpy() for v in norm.inputs[1:])
+    a, c = affine(gamma, beta, mean, var, norm.options["eps"])
+    transposed = layer.op in ("conv2d_input", "conv_transpose2d")
+    groups = layer.options["groups"] if transposed else None
+    weight, bias = fold_arrays(w.numpy(), None if b is None else b.numpy(), a, c, groups)
+    b_name = b.name if b is not None else f"{layer.path}.bias" if layer.path else "bias"
+    arrays = [Value("parameter", f"{name}.folded", v, v.shape) for name, v in ((w.name, weight), (b_name, bias))]
+    op = "conv_transpose2d" if transposed else layer.op
     return replace(layer, op=op, inputs=[layer.inputs[0], *arrays], out=norm.out)
-
-
-def _float64(value: Value | None, otherwise: float) -> Any:
-    return otherwise if value is None else value.numpy().astype(np.float64)
-
-
-def _like(like: Value, array: np.ndarray, name: str) -> Value:
-    return Value("parameter", name, array.astype(like.dtype), array.shape)

@@ -97,6 +97,7 @@ class OnnxModel(nn.Module):
         self._inputs = [_declared(onnx, v) for v in graph.input if v.name not in arrays]
         self._outputs = [v.name for v in graph.output]
         self._constants: dict[str, Any] = {}
+        self._on: dict[str, dict[str, Any]] = {"cpu": self._constants}  # the constants, by device
         self._nodes = [self._read(onnx, node) for node in graph.node if node.op_type != "Constant"]
         for node in graph.node:
             if node.op_type == "Constant":
@@ -115,7 +116,6 @@ class OnnxModel(nn.Module):
             kept = array.copy()  # what the file lent is read-only
             setattr(self, attribute, Buffer(kept) if name in statistics else Parameter(kept))
             self._attributes[name] = attribute
-        self._on: dict[str, dict[str, Any]] = {"cpu": self._constants}
         self._find_last_uses()
 
     def _read(self, onnx: Any, node: Any) -> Node:

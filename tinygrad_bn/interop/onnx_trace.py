@@ -113,9 +113,9 @@ def trace(model: nn.Module, inputs: list[Any], dynamic_batch: bool) -> Trace:
         try:
             with np.errstate(all="ignore"):
                 second = _run(model, others)
-        except (TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # whatever the model's own code raises
             what = f"a batch of {m}; pass dynamic_batch=False if it should not" if dynamic_batch else "other values"
-            raise ExportError(f"the model ran on the example, but not on {what}: {error}") from error
+            raise ExportError(f"the model ran on the example, but not on {what}: {type(error).__name__} {error}") from error
         if core.graph.last_change != changes:
             raise ExportError("the model changes a tensor in place while it runs, which no recording can follow")
     return _Pairing(model, (first, second), (inputs, others), (n, m)).trace()

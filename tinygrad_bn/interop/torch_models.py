@@ -35,8 +35,8 @@ def from_torch(module: Any) -> nn.Module:
 def to_torch(state: Any) -> Any:
     """A state dict with a PyTorch tensor on the CPU, a copy, for each array: for ``torch_optimizer.load_state_dict``.
 
-    Dicts, lists and tuples are gone through; whatever else is in them stays as it is. (A model's state dict PyTorch takes as
-    it is.) Raises RuntimeError if PyTorch is not installed.
+    Dicts, lists and tuples (named ones become plain) are gone through; whatever else is in them stays as it is. (A model's
+    state dict PyTorch takes as it is.) Raises RuntimeError if PyTorch is not installed.
     """
     try:
         import torch
@@ -47,7 +47,7 @@ def to_torch(state: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: converted(v) for key, v in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(map(converted, value))
+            return (list if isinstance(value, list) else tuple)(map(converted, value))
         raw = value._data if isinstance(value, Box) else value
         is_array = isinstance(raw, np.ndarray) or type(raw) in ARRAY_TYPES
         return torch.from_numpy(np.array(to_numpy(raw))) if is_array else value
@@ -67,6 +67,12 @@ def _padding(m: Any) -> tuple[int, ...]:
             raise ValueError(f"padding='same' with kernel_size={m.kernel_size}; expected the same padding on both sides")
         return tuple(n // 2 for n in both)
     return m.padding
+
+
+def _axis(m: Any) -> int:
+    if m.dim is None:  # PyTorch then chooses by the number of the input's axes
+        raise ValueError("dim=None; expected an axis")
+    return m.dim
 
 
 def _conv1d(m: Any) -> nn.Module:
@@ -107,12 +113,12 @@ _LAYERS: dict[str, Callable[[Any], nn.Module]] = {
     "LayerNorm": lambda m: nn.LayerNorm(m.normalized_shape, m.eps, m.elementwise_affine),
     "LeakyReLU": lambda m: nn.LeakyReLU(m.negative_slope),
     "Linear": lambda m: nn.Linear(m.in_features, m.out_features, m.bias is not None),
-    "LogSoftmax": lambda m: nn.LogSoftmax(m.dim),
+    "LogSoftmax": lambda m: nn.LogSoftmax(_axis(m)),
     "MaxPool2d": lambda m: nn.MaxPool2d(m.kernel_size, m.stride, m.padding),
     "ReLU": lambda _: nn.ReLU(),
     "SiLU": lambda _: nn.SiLU(),
     "Sigmoid": lambda _: nn.Sigmoid(),
-    "Softmax": lambda m: nn.Softmax(m.dim),
+    "Softmax": lambda m: nn.Softmax(_axis(m)),
     "Softplus": lambda _: nn.Softplus(),
     "Tanh": lambda _: nn.Tanh(),
 }
@@ -169,12 +175,14 @@ class _Conversion:
             ours = _LAYERS[kind](theirs)
         except (ValueError, TypeError) as error:
             raise ValueError(f"from_torch: {where}: {error}") from error
-        if kind == "LayerNorm" and theirs.elementwise_affine and theirs.bias is None:
+        if "Norm" in kind and theirs.weight is not None and theirs.bias is None:
             raise ValueError(f"from_torch: {where} has bias=False; expected True")
         self._copy_state(where, theirs, ours)
         return ours
 
     def _copy_state(self, where: str, theirs: Any, ours: nn.Module) -> None:
+        if any(t.is_meta for t in (*theirs.parameters(), *theirs.buffers())):
+            raise ValueError(f"from_torch: {where} is on the device meta, without values")
         dtypes = {str(p.dtype) for p in theirs.parameters()} | {str(b.dtype) for b in theirs.buffers() if b.is_floating_point()}
         if len(dtypes) > 1 or not dtypes <= _DTYPES.keys():
             raise ValueError(f"from_torch: {where} is of {' and '.join(sorted(dtypes))}; expected one of {', '.join(_DTYPES)}")
