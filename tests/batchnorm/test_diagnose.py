@@ -427,3 +427,20 @@ def test_statistics_far_behind_a_dead_layer_are_the_effect_of_it():
     layer.bias.data = np.zeros(12, np.float32)
     layers(model)[1][1].running_mean = nn.Buffer(np.full(12, 9, np.float32))
     assert diagnose(model, batches())["statistics_far"].layer == second
+
+
+def test_one_logit_has_no_accuracy():
+    tg.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(16, 6)).astype(np.float32), rng.integers(0, 2, 16)) for _ in range(4)]
+    cost = diagnose(model, data, loss=lambda out, _y: (out * out).mean()).cost
+    assert cost.evaluation.accuracy is None and cost.evaluation.loss is not None
+
+
+def test_a_mend_is_python_whatever_an_attribute_is_called():
+    model, inner = nn.Module(), nn.Sequential(nn.BatchNorm1d(3))
+    setattr(model, "lambda", inner)
+    setattr(inner, 'two words"', nn.BatchNorm1d(3))
+    for path, module in model.named_modules():
+        assert eval(in_code(path), {"model": model}) is module

@@ -31,6 +31,15 @@ def batches():
 def both():
     return batches(), [(x, y)]
 
+def lost():
+    return [(x * np.nan, y)]
+
+def boom():
+    return {}["boom"]
+
+def leaves():
+    raise SystemExit(0)
+
 number = 3
 """
 
@@ -71,6 +80,30 @@ def test_exit_code_two_with_a_sentence_when_it_could_not_look(program, model, te
     assert main(["doctor", model.format(program), f"{program}:batches"]) == 2
     said = capsys.readouterr()
     assert text in said.err and "Traceback" not in said.err and not said.out
+
+
+@pytest.mark.parametrize("model, text", [("boom", "KeyError: 'boom'"), ("leaves", "ended itself with exit code 0")])
+def test_what_goes_wrong_in_the_program_is_no_verdict_on_the_model(program, model, text, capsys):
+    assert main(["doctor", f"{program}:{model}", f"{program}:batches"]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_python_is_no_verdict_either(tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("def f(:")
+    assert main(["doctor", f"{tmp_path}/broken.py:f", f"{tmp_path}/broken.py:f"]) == 2
+    assert "SyntaxError" in capsys.readouterr().err
+
+
+def test_data_that_is_not_finite_is_not_a_clean_bill(program, capsys):
+    assert main(["doctor", f"{program}:good", f"{program}:lost"]) == 2
+    assert "nothing found, but not all was examined, in Sequential" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--html", "--json"])
+def test_the_report_is_printed_even_if_it_cannot_be_written(program, option, capsys):
+    assert main(["doctor", f"{program}:fresh", f"{program}:batches", option, "/missing/d"]) == 2
+    said = capsys.readouterr()
+    assert "ERROR never_updated" in said.out and "FileNotFoundError" in said.err
 
 
 def test_the_command_line_itself(program):

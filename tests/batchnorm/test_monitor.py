@@ -87,3 +87,18 @@ def test_monitor_refuses_what_it_cannot_do(tmp_path):
         Monitor(model, stream=False).plot(tmp_path / "m.png")
     with pytest.raises(ValueError, match="paths of BatchNorm layers"):
         trained(2, 1)[1].plot(tmp_path / "m.png", only=["7"])
+
+
+def test_a_layer_that_is_never_called_is_drawn_empty(tmp_path):
+    class Spare(nn.Module):
+        def __init__(self):
+            self.norm, self.spare = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+
+        def forward(self, x):
+            return self.norm(x)
+
+    model = Spare()
+    with Monitor(model, 1, stream=False) as monitor:
+        model(tg.tensor(X)).sum().backward()
+    for only in (None, ["spare"]):
+        assert monitor.plot(tmp_path / "m.png", only=only).is_file()

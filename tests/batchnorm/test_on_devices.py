@@ -23,7 +23,9 @@ def test_recalibrate_diagnose_and_fold(device):
     for (_, a), (_, b) in zip(layers(here), layers(there), strict=True):
         assert b.running_mean.device == device.name
         assert_allclose(device.numpy(b.running_var), a.running_var.numpy(), rtol=1e-4)
-    first, second = (diagnose(m, BATCHES) for m in (here, there))  # batches of the host go where the model is
+    recalibrate(there, BATCHES)  # batches of the host go where the model is: so a report's mend runs as printed
+    assert_allclose(device.numpy(layers(there)[0][1].running_var), layers(here)[0][1].running_var.numpy(), rtol=1e-4)
+    first, second = (diagnose(m, BATCHES) for m in (here, there))
     assert second.codes == first.codes and abs(first.cost.evaluation.loss - second.cost.evaluation.loss) < 1e-4
     with tg.no_grad():
         before = device.numpy(there.eval()(inputs[0]))

@@ -108,3 +108,17 @@ def test_a_report_of_watching_is_a_page_too(tmp_path):
         model(tg.tensor(batches()[0][0]))
     text = seen.report().to_html(tmp_path / "w.html").read_text()
     assert "evaluated_in_training_mode" in text
+
+
+def test_a_hostile_name_of_a_class_is_text_in_the_page_and_in_the_notebook(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>"
+    found = diagnose(nn.Sequential(nn.Linear(6, 4), type(hostile, (nn.BatchNorm1d,), {})(4)), batches())
+    text = found.to_html(tmp_path / "d.html").read_text(encoding="utf-8")
+    assert f"{hostile}(4)" not in text + found._repr_html_() and "&lt;img src=x onerror=alert(1)&gt;(4)" in text
+
+
+def test_the_caption_says_which_bar_is_the_worst():
+    assert "bar is the shortest, the running" in report()._repr_html_()  # accuracies
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    losses = diagnose(model, [(x, x[:, :4]) for x, _ in batches()], loss=lambda out, y: ((out - y) ** 2).mean())
+    assert losses.cost.evaluation.accuracy is None and "bar is the longest, the running" in losses._repr_html_()

@@ -5,7 +5,7 @@ import pytest
 
 import tinygrad_bn as tg
 from tinygrad_bn import nn
-from tinygrad_bn.batchnorm import freeze, watch
+from tinygrad_bn.batchnorm import diagnose, freeze, recalibrate, watch
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(64, 6)).astype(np.float32), RNG.integers(0, 3, 64)
@@ -153,3 +153,15 @@ def test_parts_of_the_model_called_by_themselves_are_heard(model):
             head(body(tg.tensor(X)))
     assert [p.learned for p in seen.passes] == [True, False]
     assert seen.report().codes == ["evaluated_in_training_mode"]
+
+
+def test_the_doctors_own_passes_are_not_the_programs(model):
+    batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)]
+    with watch(model) as seen:
+        train(model.train())
+        diagnose(model, batches)
+        recalibrate(model, batches)
+        with pytest.raises(ValueError, match="finite"):
+            recalibrate(model, [X * np.nan])
+        evaluate(model.eval())
+    assert len(seen.passes) == 4 and not seen.report().findings

@@ -60,11 +60,17 @@ def test_each_ghost_batch_is_normalised_as_batchnorm_would_alone(shape, fused):
 
 
 def test_running_statistics_follow_the_papers_algorithm_1():
-    """mu_run = (1 - eta)^k mu_run + sum_i (1 - eta)^(k-i) eta mu_i over the k ghost batches, the last weighing most."""
+    """mu_run = (1 - eta)^k mu_run + sum_i (1 - eta)^(k-i) eta mu_i over the k ghost batches, the last weighing most.
+
+    The paper has sigma in mu's place; here the unbiased variance follows, as BatchNorm's does.
+    """
     layer = with_parameters(nn.GhostBatchNorm1d(3, 4, momentum=0.25))
-    before = layer.running_mean.detach().numpy().copy()
+    before, var_before = layer.running_mean.detach().numpy().copy(), layer.running_var.detach().numpy().copy()
     x, _ = drawn((12, 3))
     layer(tg.tensor(x))
+    variances = x.reshape(3, 4, 3).var(1, ddof=1)
+    expected = 0.75**3 * var_before + sum(0.75 ** (2 - i) * 0.25 * variances[i] for i in range(3))
+    assert_allclose(layer.running_var.detach().numpy(), expected, rtol=1e-12)
     means = x.reshape(3, 4, 3).mean(1)
     expected = 0.75**3 * before + sum(0.75 ** (2 - i) * 0.25 * means[i] for i in range(3))
     assert_allclose(layer.running_mean.detach().numpy(), expected, rtol=1e-12)
@@ -168,6 +174,15 @@ def test_float16_goes_with_parameters_of_float32(make):
     layer = make().to(dtype="float16")
     y = layer(tg.tensor(drawn((12, 3))[0].astype(np.float16)))
     assert y.dtype == np.float16 and layer.running_var.dtype == np.float32
+
+
+def test_a_failing_pass_of_renorm_changes_nothing():
+    layer = nn.BatchRenorm1d(3)
+    layer.weight.data = np.ones(4, np.float32)
+    before = layer.running_mean
+    with pytest.raises(ValueError, match="gamma of shape"):
+        layer(tg.randn(6, 3))
+    assert layer.running_mean is before and layer.num_batches_tracked == 0
 
 
 def test_renorm_refuses_what_it_cannot_do():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from .diagnosis import diagnose
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Find what BatchNorm does wrong in a model; exit code 1 if something is, 2 if it could not be examined."""
+    """Find what BatchNorm does wrong in a model; exit code 1 if something is, 2 if it could not be examined.
+
+    Whatever goes wrong in the user's program is 2, so that 0 and 1 are said of a model that was looked at.
+    """
     try:
         model = _named(arguments.model)()
         made = _named(arguments.batches)()
         both = isinstance(made, tuple) and len(made) == 2 and not hasattr(made[0], "shape")
         train, held_out = made if both else (made, None)
         report = diagnose(model, train, held_out)
+        print(report)  # before it is written: what was measured is not lost to a path
         if arguments.html:
             report.to_html(arguments.html)
         if arguments.json:
@@ -27,8 +32,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     except (OSError, ImportError, AttributeError, TypeError, ValueError) as error:
         print(f"doctor: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print(report)
-    return int(bool(report))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            print(f"doctor: the program ended itself with exit code {error.code}", file=sys.stderr)
+        else:
+            traceback.print_exc()  # a bug of the program: it needs the line
+        return 2
+    unexamined = bool(report.trouble) and report.cost is not None and report.cost.precise is None
+    return 1 if report else 2 if unexamined else 0
 
 
 _modules: dict[Path, Any] = {}

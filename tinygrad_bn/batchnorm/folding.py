@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 from .. import nn
 from ..backend import xp_of
@@ -31,12 +32,13 @@ def fold(model: nn.Module, example: Any = None) -> Folded:
         W'[c] = a[c] W[c]        b'[c] = a[c] (b[c] - running_mean[c]) + beta[c]
 
     and Identity stands where the BatchNorm was. The channel is axis 0 of Linear's and Conv's weight, and of ConvTranspose's
-    axis 1 within each group of axis 0. "Before" is next before in a Sequential (a Linear's output there is taken to be (N, C));
-    with an ``example`` input, on which the model runs once, it is whatever layer's output the BatchNorm gets, in any module.
+    axis 1 within each group of axis 0. "Before" is next before in a Sequential (a Linear there is taken to map (N, C)); with an
+    ``example`` input, on which the model runs once, it is whatever layer's output the BatchNorm gets, in any module.
 
     A BatchNorm without such a layer before it, but with a Linear or Conv behind it, is folded into that one, whose input it
     scales. Where that Conv pads with zeros this is not exact at the border (the zeros would have to be shifted too): it stays,
-    and so does one in training mode, without running statistics, or whose neighbour's output or weight is used elsewhere too.
+    and so does one in training mode, without running statistics, whose neighbour's output or weight is used elsewhere too
+    (a returned output is), or if either has a forward of its own.
 
     Returns the list of what was done, which says so of what stayed. Raises ValueError for a model in training mode.
     """
@@ -58,7 +60,7 @@ def fold(model: nn.Module, example: Any = None) -> Folded:
 def _in_chains(model: nn.Module) -> dict[int, tuple[Any, Any]]:
     """The modules before and behind each BatchNorm in a Sequential."""
     found: dict[int, tuple[Any, Any]] = {}
-    for chain in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+    for chain in [m for m in model.modules() if _is_chain(m)]:
         members = [None, *_flat(chain), None]
         for before, layer, behind in zip(members, members[1:], members[2:], strict=False):
             if isinstance(layer, BatchNorm):
@@ -69,23 +71,37 @@ def _in_chains(model: nn.Module) -> dict[int, tuple[Any, Any]]:
 def _in_run(model: nn.Module, example: Any) -> dict[int, tuple[Any, Any]]:
     """The layers whose outputs the BatchNorms got in a run, and those that got theirs, where nobody else did."""
     seen = trace(model, example if isinstance(example, Box) else Tensor(example))
-    affine = (nn.Linear, _Conv)
+    affine, returned = (nn.Linear, _Conv), list(_arrays(seen.visits[-1].out))
     found: dict[int, tuple[Any, Any]] = {}
     for layer in [m for m in model.modules() if isinstance(m, BatchNorm)]:
         visits = seen.calls(layer)
         if len(visits) == 1:
             x, out = visits[0].x, visits[0].out
-            before = seen.made_by(x, affine) if len(seen.consumers(x)) == 1 else None
+            before = seen.made_by(x, affine) if len(seen.consumers(x)) == 1 and not any(a is x for a in returned) else None
             if isinstance(before, nn.Linear) and x.ndim != 2:
                 before = None  # its channels are the last axis, BatchNorm's the second
             takers = seen.consumers(out)
             behind = takers[0].module if len(takers) == 1 and isinstance(takers[0].module, affine) else None
+            if any(a is out for a in returned) or (isinstance(behind, nn.Linear) and out.ndim != 2):
+                behind = None
             found[id(layer)] = (before if _once(seen, before) else None, behind if _once(seen, behind) else None)
     return found
 
 
 def _once(seen: Trace, module: Any) -> bool:
-    return module is not None and len(seen.calls(module)) == 1
+    """Whether the run called it once, and used its weight nowhere else."""
+    if module is None or len(seen.calls(module)) != 1:
+        return False
+    return all(op.module is module for op in seen.consumers(module.weight._data))
+
+
+def _arrays(out: Any) -> Iterator[Any]:
+    """The arrays in what a model returned."""
+    if isinstance(out, (tuple, list, dict)):
+        for part in out.values() if isinstance(out, dict) else out:
+            yield from _arrays(part)
+    else:
+        yield out._data if isinstance(out, Box) else out
 
 
 def fold_pair(layer: Any, batchnorm: BatchNorm) -> None:
@@ -138,12 +154,12 @@ def _fold_one(
     model: nn.Module, done: Folded, path: str, layer: BatchNorm, before: Any, behind: Any, uses: dict, paths: dict
 ) -> None:
     reason = _unfit(before, layer) if before is not None else "no Linear, Conv or ConvTranspose comes just before it"
-    if reason is None and (uses[id(before)] > 1 or uses[id(layer)] > 1):
+    if reason is None and (_shared(before, uses) or uses[id(layer)] > 1):
         reason = f"{paths[id(before)]} or it is used in more than one place"
     if reason is None:
         fold_pair(before, layer)
         done.append(f"{path}: folded into {paths[id(before)]}, before it")
-    elif _scales(behind, layer) and uses[id(behind)] == uses[id(layer)] == 1:
+    elif _scales(behind, layer) and not _shared(behind, uses) and uses[id(layer)] == 1:
         if any(getattr(behind, "padding", (0,))):
             _keep(done, path, f"{reason}, and {paths[id(behind)]} behind it pads with zeros: not exact at the border")
             return
@@ -157,7 +173,7 @@ def _fold_one(
 
 def _scales(behind: Any, layer: BatchNorm) -> bool:
     """Whether a BatchNorm could be folded into the layer behind it, but for padding."""
-    if layer.training or layer.running_mean is None:
+    if layer.training or layer.running_mean is None or _overrides(behind) or _overrides(layer):
         return False
     if isinstance(behind, nn.Linear):  # its last axis must be the channels: with (N, C, L) in between it is not
         return isinstance(layer, nn.BatchNorm1d) and behind.in_features == layer.num_features
@@ -192,6 +208,9 @@ def _unfit(layer: Any, batchnorm: Any) -> str | None:
         return "it has no running statistics"
     if not isinstance(layer, (nn.Linear, _Conv)):
         return f"{type(layer).__name__} before it is no Linear, Conv or ConvTranspose"
+    for m in (layer, batchnorm):
+        if _overrides(m):
+            return f"{type(m).__name__} has a forward of its own"
     out = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if out != batchnorm.num_features:
         return f"the layer before it has {out} channels, and it has {batchnorm.num_features}"
@@ -202,18 +221,37 @@ def _flat(chain: nn.Sequential) -> list[nn.Module]:
     """The modules that run one after another, Sequentials inside opened and Identities left out."""
     found: list[nn.Module] = []
     for m in chain:
-        found += _flat(m) if isinstance(m, nn.Sequential) else [] if isinstance(m, nn.Identity) else [m]
+        found += _flat(m) if _is_chain(m) else [] if isinstance(m, nn.Identity) else [m]
     return found
 
 
+def _is_chain(module: Any) -> TypeGuard[nn.Sequential]:
+    """A Sequential that runs as one: a subclass with another forward, such as a residual block, does not."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _overrides(module: Any) -> bool:
+    """Whether a subclass of these layers computes something else."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, BatchNorm)
+    return isinstance(module, kinds) and all(type(module).forward is not kind.forward for kind in kinds)
+
+
 def _uses(model: nn.Module) -> dict[int, int]:
-    """In how many places of the tree each module stands."""
-    counts: dict[int, int] = {id(model): 1}
-    for module in model.modules():
-        for child in vars(module).values():
-            if isinstance(child, nn.Module):
-                counts[id(child)] = counts.get(id(child), 0) + 1
+    """In how many places of the tree each module and each parameter stands."""
+    counts: dict[int, int] = {}
+
+    def visit(part: Any) -> None:  # what stands in a shared module stands wherever that does
+        counts[id(part)] = counts.get(id(part), 0) + 1
+        for child in vars(part).values() if isinstance(part, nn.Module) else ():
+            if isinstance(child, (nn.Module, nn.Parameter)):
+                visit(child)
+
+    visit(model)
     return counts
+
+
+def _shared(layer: nn.Module, uses: dict[int, int]) -> bool:
+    return any(uses.get(id(part), 1) > 1 for part in (layer, *layer.parameters()))  # (fold itself may have made a bias)
 
 
 def _keep(done: Folded, path: str, reason: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from keyword import iskeyword
 from typing import Any
 
 from .. import nn, random
@@ -38,23 +40,35 @@ def tracking(model: nn.Module) -> list[tuple[str, BatchNorm]]:
 
 
 def in_code(path: str) -> str:
-    """The path of a module as Python writes it: "blocks.0.norm1" is model.blocks[0].norm1."""
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)
+    """The path of a module as Python writes it: "blocks.0.norm1" is model.blocks[0].norm1; getattr where no dot will do."""
+    code = "model"
+    for part in path.split(".") if path else ():
+        if part.isascii() and part.isdigit():
+            code += f"[{part}]"
+        else:
+            code = f"{code}.{part}" if part.isidentifier() and not iskeyword(part) else f"getattr({code}, {part!r})"
+    return code
+
+
+examining: ContextVar[bool] = ContextVar("examining", default=False)  # in a block of ``unchanged``
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """A block after which, also after an error, the model's buffers, counts, modes and the random state are as before.
 
-    Parameters and gradients are not restored: the block must not touch them.
+    Parameters and gradients are not restored: the block must not touch them. ``watch`` does not hear its passes: they are not
+    the program's.
     """
     modules = list(model.modules())
     before = [(m, {k: v for k, v in vars(m).items() if isinstance(v, nn.Buffer)}, vars(m).get("training")) for m in modules]
     counts = [(m, m.num_batches_tracked) for m in modules if isinstance(m, BatchNorm)]
     state = random.get_rng_state()
+    token = examining.set(True)
     try:
         yield
     finally:
+        examining.reset(token)
         for module, buffers, mode in before:
             for name, buffer in buffers.items():
                 setattr(module, name, buffer)  # the buffer itself: they are replaced, never changed

@@ -167,7 +167,7 @@ def score(
             total += float(loss(out, labels).item()) * x.shape[0]
         count += x.shape[0]
         raw, told = to_numpy(out._data), to_numpy(labels._data)
-        if raw.ndim == 2 and told.ndim == 1 and told.dtype.kind in "iu":
+        if raw.ndim == 2 and raw.shape[1] > 1 and told.ndim == 1 and told.dtype.kind in "iu":  # one logit has no classes
             finite = np.isfinite(raw).all(1)
             right.append((raw.argmax(1) == told) & finite)
     hits = np.concatenate(right) if right else np.array([], bool)

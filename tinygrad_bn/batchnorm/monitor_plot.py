@@ -25,10 +25,10 @@ def draw(monitor: Any, path: Path, chosen: list[str]) -> Path:
     figure = Figure(figsize=(3.3 * wide, 1.2 + 1.7 * len(chosen)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(chosen), wide, squeeze=False, sharex=True)
-    spread = [p[2] - p[0] for layer in chosen for p in monitor.records[layer]["percentiles"]]
+    spread = [p[2] - p[0] for layer in chosen for p in monitor.records[layer]["percentiles"] if np.isfinite(p).all()]
+    said = f"lie {min(spread):.2g} to {max(spread):.2g}" if spread else "lies nothing"  # layers that were never called
     figure.suptitle(
-        f"Between the 15th and 85th percentile lie {np.nanmin(spread):.2g} to {np.nanmax(spread):.2g} over "
-        f"{monitor.steps[-1]:,} steps",
+        f"Between the 15th and 85th percentile {said} over {monitor.steps[-1]:,} steps",
         x=0.01,
         ha="left",
         fontsize=11,

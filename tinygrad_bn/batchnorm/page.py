@@ -33,8 +33,9 @@ def _body(report: Report) -> str:
     parts = ['<section class="doctor" aria-labelledby="found"><h2 id="found">What was found, worst first</h2>']
     if report.cost is not None:
         of = f"{report.cost.examples:,} examples of {report.cost.on}"
+        worst = "longest" if report.cost.evaluation.accuracy is None else "shortest"  # the bars are losses, or accuracies
         parts.append(f"<figure>{cost_picture(report.cost)}<figcaption>The same {of}, normalised in three ways. If the second "
-                     "bar is the shortest, the running statistics are to blame.</figcaption></figure>")  # fmt: skip
+                     f"bar is the {worst}, the running statistics are to blame.</figcaption></figure>")  # fmt: skip
     if report.trouble:
         parts.append(f'<p class="trouble"><strong>Not examined:</strong> {escape(report.trouble)}</p>')
     if not report.findings:
@@ -47,7 +48,7 @@ def _body(report: Report) -> str:
                      "the variance) off.</p>"
                      '<div class="layers">')  # fmt: skip
         for i, row in enumerate(report.layers):
-            kind = f"{row['type']}({row['channels']})" + (", frozen" if row["frozen"] else "")
+            kind = escape(f"{row['type']}({row['channels']})") + (", frozen" if row["frozen"] else "")
             named = columns([row])
             numbers = "".join(f"<div><dt>{name}</dt><dd>{cells[0]}</dd></div>" for name, cells in named if cells[0] != "–")
             parts.append(f'<figure id="layer-{i}"><figcaption><b>{escape(row["layer"] or "(model)")}</b> {kind}</figcaption>'

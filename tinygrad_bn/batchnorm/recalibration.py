@@ -10,25 +10,26 @@ from .. import nn
 from ..backend import device_of, to_device
 from ..core import Listener, listening, no_grad
 from .layers import BatchNorm, as_pairs, need_model, tracking, unchanged
+from .measures import on_device
 from .moments import Moments
 
 
 def recalibrate(model: nn.Module, batches: Any) -> nn.Module:
     """Set the running statistics of every BatchNorm to the mean and the variance that its input has over all of ``batches``.
 
-    ``batches`` is an iterable of (x, y) or x; labels are not used. The model runs in evaluation mode without recording, and
-    layer by layer: a layer's statistics are taken when those of the layers before it are final. So they are what the layer will
-    meet in evaluation, they do not depend on the split into batches or on their order, and Dropout upstream does not
-    widen them. The variance is the population's (divided by n), from counts, means and centred sums merged in float64, not
-    the mean of the batches' variances. After Wu & Johnson 2021, section 3, "PreciseBN"; there all layers are measured in one
-    pass in training mode. Each of L layers costs a pass up to that layer. Returns the model, in the mode that it was in;
-    ``num_batches_tracked`` becomes the number of batches.
+    ``batches`` is an iterable of (x, y) or x, on any device; labels are not used. The model runs in evaluation mode without
+    recording, and layer by layer: a layer's statistics are taken when those of the layers before it are final. So they are
+    what the layer will meet in evaluation, they do not depend on the split into batches or on their order, and Dropout
+    upstream does not widen them. The variance is the population's (divided by n), from counts, means and centred sums merged
+    in float64, not the mean of the batches' variances. After Wu & Johnson 2021, section 3, "PreciseBN"; there all layers are
+    measured in one pass in training mode. Each of L layers costs a pass up to that layer. Returns the model, in the mode that
+    it was in; ``num_batches_tracked`` becomes the number of batches.
 
     Raises TypeError or ValueError for no batches, no running statistics, or statistics that are not finite; then, as after any
     error, the model is as it was.
     """
     need_model("recalibrate", model)
-    pairs, found = as_pairs("recalibrate", batches), dict(tracking(model))
+    pairs, found = on_device(model, as_pairs("recalibrate", batches)), dict(tracking(model))
     with unchanged(model):
         statistics = measure(model, [x for x, _ in pairs])
     for path, layer in found.items():
@@ -80,6 +81,8 @@ def _one(model: nn.Module, layer: BatchNorm, xs: list[Any], times: int) -> tuple
                 model(x)
         except _Enough:
             pass
+    if not moments.n:
+        raise ValueError("expected batches with examples, got only empty ones")
     return moments.mean, moments.var
 
 

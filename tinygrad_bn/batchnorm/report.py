@@ -98,10 +98,11 @@ class Report:
         return [f.code for f in self.findings]
 
     def headline(self) -> str:
-        """One sentence: how many findings of each kind, or that there are none."""
+        """One sentence: how many findings of each kind, or that there are none, as far as that could be examined."""
         counts = [(s, sum(f.severity == s for f in self.findings)) for s in SEVERITIES]
         said = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts if n]
-        return f"{', '.join(said) if said else 'nothing found'} in {self.model}"
+        nothing = "nothing found, but not all was examined," if self.trouble else "nothing found"
+        return f"{', '.join(said) if said else nothing} in {self.model}"
 
     def __str__(self) -> str:
         lines = [self.headline()]

@@ -13,7 +13,7 @@ from .. import nn
 from ..backend import to_numpy
 from ..core import Box, Listener, listening
 from .diagnosis import diagnose
-from .layers import BatchNorm, layers, need_model
+from .layers import BatchNorm, examining, layers, need_model
 from .measures import quietly
 from .reading import RECALIBRATE
 from .report import Finding, Report
@@ -53,6 +53,8 @@ class Watch(Listener):
     # ----- what the engine tells
 
     def enter_module(self, module: Any) -> None:
+        if examining.get():  # diagnose() or recalibrate() within the block
+            return
         if module is self.model:
             self._depth += 1
             if self._depth == 1:
@@ -73,6 +75,8 @@ class Watch(Listener):
                 self._now.by_running += 1
 
     def apply(self, name: str, inputs: tuple, _options: dict, out: Any, _aux: Any, node: Any) -> None:
+        if examining.get():
+            return
         if self._in and self._now is not None:
             x = inputs[0]
             if node is not None:
@@ -86,6 +90,8 @@ class Watch(Listener):
             self._last = out.size // out.shape[1] if out.ndim > 1 and out.shape[1] else None
 
     def exit_module(self, module: Any, out: Any) -> None:
+        if examining.get():
+            return
         if self._in and self._in[-1][0] is module:
             _, before = self._in.pop()
             if self._now is not None:

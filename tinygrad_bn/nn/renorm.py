@@ -7,6 +7,7 @@ from typing import Any
 from .. import ops
 from ..backend import xp_of
 from ..ops.checks import need_number
+from ..ops.norm import check_parameters
 from ..tensor import Tensor
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
@@ -48,6 +49,8 @@ class _BatchRenorm(_BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
+        # Checked first, since they are used after the running statistics have followed.
+        check_parameters(type(self).__name__, x, {"gamma": self.weight, "beta": self.bias}, (self.num_features,))
         batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
         x_hat, (mean, var) = batch_norm(x, None, None, eps=self.eps)
         xp, before = xp_of(mean), (self.running_mean._data, self.running_var._data)
