@@ -92,6 +92,10 @@ def test_what_cannot_be_opened(rng):
         graph.expand(tape, next(s for s in tape.steps if s.op == "mul"))
     with pytest.raises(ValueError, match="expand expected a step of batch_norm, got the leaf weight"):
         graph.expand(tape, tape["weight"].id)
+    with pytest.raises(ValueError, match=r"expand expected a step of this tape, got <step 3: batch_norm\(.*> of another"):
+        graph.expand(tape, recorded(rng)[1])
+    with pytest.raises(TypeError, match="expand expected a Tape, as graph.record\\(\\) gives, got int"):
+        graph.expand(3, 3)
     x = Tensor(rng.normal(size=(4, 2))).requires_grad_()
     traced = graph.trace(ops.batch_norm(x)[0].sum())
     with pytest.raises(ValueError, match="a step with all of its values, got batch_norm of a graph that kept only some"):

@@ -43,6 +43,8 @@ def test_explore_says_what_is_wrong(tape, tmp_path):
         graph.explore(Tensor(np.ones(2)), tmp_path / "x.html")
     with pytest.raises(TypeError, match="graph.explore expected a path, got int"):
         graph.explore(tape, 3)
+    with pytest.raises(TypeError, match="graph.explore expected a str as title, got NoneType"):
+        graph.explore(tape, "step.html", None)
     with graph.record() as empty:
         pass
     with pytest.raises(ValueError, match="expected a tape with at least one step, got an empty one"):
@@ -152,6 +154,21 @@ def test_a_summary_of_odd_numbers_is_json(x):
     data = described(tape, LEVELS[0])
     json.dumps(data, allow_nan=False)
     assert data["arrays"][0]["odd"] == np.count_nonzero(~np.isfinite(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (np.r_[np.ones(200), np.full(100, 1 + 2**-52)], [200, *[0] * 14, 100]),  # a range of one last bit
+        (np.full(300, 1e17), [*[0] * 8, 300, *[0] * 7]),
+        (np.arange(320.0), [20] * 16),
+    ],
+)
+def test_a_histogram_counts_in_any_range(x, expected):
+    with graph.record() as tape:
+        ops.neg(Tensor(-x))
+    data = described(tape, LEVELS[0])
+    assert data["arrays"][data["tapes"][0]["entries"][1]["value"]]["histogram"] == expected
 
 
 def test_an_array_that_is_equal_to_another_is_there_once():

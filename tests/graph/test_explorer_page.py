@@ -151,6 +151,42 @@ def test_what_is_too_large_is_said_to_be_summarised(chromium, tmp_path):
         assert shown.locator("#explain .summary-of svg rect").count() >= 16
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_what_rounding_leaves_of_zero_is_no_error(dtype, chromium, tmp_path):
+    """A sum over normalised numbers, the gradient of one, and that of two examples: all of it is cancelled but the rounding."""
+    rng = np.random.default_rng(0)
+    with graph.record() as tape:
+        for n in (2, 3, 8):
+            for layer in (nn.BatchNorm1d(4), nn.LayerNorm(4)):
+                x = Tensor((rng.normal(size=(n, 4)) + 100.0).astype(dtype)).requires_grad_()
+                layer = layer.to(dtype=dtype)
+                layer(x).sum().backward()
+                (layer(x) ** 2.0).sum().backward()
+    with opened(chromium, graph.explore(tape, tmp_path / "zero.html")) as shown:
+        assert outcome(shown)[0] == "pass", shown.locator("#badge > div").text_content()
+
+
+def test_a_gradient_that_a_hook_changed_is_said_to_be(chromium, tmp_path):
+    x = Tensor(np.array([1.0, 2.0])).requires_grad_()
+    with graph.record() as tape:
+        h = x * 2.0
+        h.register_hook(lambda g: 3.0 * g)
+        x.register_hook(lambda g: 5.0 * g)
+        (h * h).sum().backward()
+    with opened(chromium, graph.explore(tape, tmp_path / "hook.html")) as shown:
+        assert outcome(shown) == ("pass", "✓ 4 recomputed, all equal")
+        assert "2 changed by a hook" in shown.locator("#badge > div").text_content()
+        go(shown, f"b{tape.steps[0].id}")
+        assert "changed by a hook" in shown.locator("#explain").inner_text()
+
+
+def test_without_a_backward_pass_the_badge_counts_values(chromium, tmp_path):
+    with graph.record() as tape, tg.no_grad():
+        ops.exp(Tensor(np.ones(2)))
+    with opened(chromium, graph.explore(tape, tmp_path / "forward.html")) as shown:
+        assert outcome(shown) == ("pass", "✓ 1 value recomputed, all equal")
+
+
 def test_an_operation_without_a_formula_is_counted_apart(chromium, tmp_path):
     @core.primitive
     def mine(x):

@@ -357,6 +357,23 @@ def test_the_gradient_is_the_one_after_the_users_hooks():
         h.sum().backward()
     np.testing.assert_array_equal(tape.steps[0].grad, [10, 10])
     np.testing.assert_array_equal(tape.leaves[0].grad, x.grad.data)
+    assert tape.leaves[0].hooked == [0] and [s.visits[0].hooked for s in tape.steps] == [True, False], "and where hooks were"
+
+
+def test_a_users_primitive_with_a_name_of_this_package_is_not_taken_for_it():
+    @primitive
+    def gelu(x):
+        return 3.0 * x
+
+    gelu.defvjp(lambda g, _out, _x: 3.0 * g)
+    x = leaf([1.0, 2.0])
+    with graph.record() as tape:
+        y = gelu(x)
+        ops.gelu(y).sum().backward()
+    for told in (tape, graph.trace(ops.gelu(gelu(x)))):
+        mine, ours = told.steps[:2]
+        assert (mine.op, mine.formula, mine.arguments) == (f"{__name__}.gelu", "", ["x"])
+        assert ours.op == "gelu" and "cdf" in ours.formula
 
 
 # ----- gradients that are recorded themselves

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import core, ops
+from ..backend import type_name
 from ..tensor import Tensor
 from .record import Recorder, recording
 from .tape import Step, Tape
@@ -34,10 +35,14 @@ def expand(tape: Tape, step: Step | int) -> Expansion:
     """Run a fused step of ``tape`` again as a composition of primitive operations, on the inputs that it was recorded with.
 
     If a walk reached the step, the second run goes backward from the recorded gradient, for the inputs that got a contribution.
-    Raises ValueError for an operation that has no composition here (``COMPOSITIONS`` has them), or whose values a traced graph
-    had let go of.
+    Raises ValueError for a step of another tape, for an operation that has no composition here (``COMPOSITIONS`` has them), and
+    for one whose values a traced graph had let go of; TypeError for what is no Tape.
     """
+    if not isinstance(tape, Tape):
+        raise TypeError(f"expand expected a Tape, as graph.record() gives, got {type_name(tape)}")
     chosen = step if isinstance(step, Step) else tape[step]
+    if not (chosen.id < tape.next_id and tape[chosen.id] is chosen):
+        raise ValueError(f"expand expected a step of this tape, got {chosen!r} of another")
     if not isinstance(chosen, Step) or (chosen.op not in COMPOSITIONS):
         what = chosen.op if isinstance(chosen, Step) else f"the leaf {chosen.name}"
         raise ValueError(f"expand expected a step of {', '.join(COMPOSITIONS)}, got {what}")

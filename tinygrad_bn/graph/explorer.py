@@ -33,13 +33,15 @@ def explore(tape: Tape, path: str | os.PathLike[str] = "step.html", title: str =
     mean, maximum, a histogram and the first 16 values are, and of a recording too large for that less (the page says where the
     limit is), so that the file stays under 1.5 MB for a few hundred steps.
 
-    Raises TypeError for something that is no Tape, or a path of another type, ValueError for a tape without a step, and OSError
-    where the file cannot be written.
+    Raises TypeError for something that is no Tape, or a path or a title of another type, ValueError for a tape without a step,
+    and OSError where the file cannot be written.
     """
     if not isinstance(tape, Tape):
         raise TypeError(f"graph.explore expected a Tape, as graph.record() gives, got {type_name(tape)}")
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"graph.explore expected a path, got {type(path).__name__}")
+    if not isinstance(title, str):
+        raise TypeError(f"graph.explore expected a str as title, got {type_name(title)}")
     text = document(tape, title)
     target = Path(path)
     target.write_text(text, encoding="utf-8", newline="\n")

@@ -152,6 +152,11 @@ const Run = (() => {
     isStep(e) ? e.visits.map(v => [v.walk, v.grad]) : Object.entries(e.grads).map(([w, g]) => [Number(w), g]);
   const gradient = (tape, id, walk) => array(gradients(entry(tape, id)).find(([w]) => walk === undefined || w === walk)?.[1]);
 
+  // Whether a hook of the user's saw this gradient: then it may be another than the sum of its contributions.
+  const hooked = (tape, id, walk) => {
+    const e = entry(tape, id);
+    return isStep(e) ? e.visits.some(v => v.walk === walk && v.hooked) : e.hooked.includes(walk);
+  };
   const checkSum = (tape, id, walk, g) => {
     const parts = contributionsTo(tape, id, walk),
       recorded = array(g),
@@ -169,7 +174,8 @@ const Run = (() => {
     const difference = Formula.difference(total, recorded);
     const equal = difference <= tolerance,
       asked = tape === 0 && !run.delivers.includes(walk); // by grad(), which may begin at several steps
-    return { state: equal ? "equal" : asked && isStep(entry(tape, id)) ? "given" : "differs", difference, tolerance };
+    const state = equal ? "equal" : hooked(tape, id, walk) ? "hooked" : asked && isStep(entry(tape, id)) ? "given" : "differs";
+    return { state, difference, tolerance };
   };
 
   // Every check of the page, one after the other: {kind, tape, id, ..., state}.
@@ -247,6 +253,7 @@ const Run = (() => {
     gradient,
     gradientOf,
     gradients,
+    hooked,
     input,
     isStep,
     listOf,

@@ -95,7 +95,7 @@ def _entry(tape: Tape, key: int, arrays: _Arrays) -> dict[str, Any]:
     }
     if isinstance(entry, Leaf):
         grads = {str(walk): arrays.put(g) for walk, g in entry.grads.items()}
-        return {"name": entry.name, "kind": entry.kind, "grads": grads, **shared}
+        return {"name": entry.name, "kind": entry.kind, "grads": grads, "hooked": entry.hooked, **shared}
     return {
         "op": entry.op,
         "arguments": entry.arguments,
@@ -113,6 +113,7 @@ def _entry(tape: Tape, key: int, arrays: _Arrays) -> dict[str, Any]:
                 "walk": v.walk,
                 "order": v.order,
                 "grad": arrays.put(v.grad),
+                "hooked": v.hooked,
                 "contributions": {str(i): arrays.put(c) for i, c in v.contributions.items()},
             }
             for v in entry.visits
@@ -189,9 +190,14 @@ class _Arrays:
         if self.level.first:
             told["first"] = _base64(numbers[: self.level.first])
         if self.level.bins and finite.size and math.isfinite(high - low):
-            counts, _ = np.histogram(finite, self.level.bins, (low, high) if high > low else (low - 0.5, low + 0.5))
-            told["histogram"] = counts.tolist()
+            told["histogram"] = _histogram(finite, low, high, self.level.bins)
         return told
+
+
+def _histogram(x: np.ndarray, low: float, high: float, bins: int) -> list[int]:
+    """How many are in each bin from low to high, also where these differ by a last bit; equal numbers are in the middle one."""
+    share = (x - low) / (high - low) if high > low else np.full(x.shape, 0.5)
+    return np.bincount(np.minimum((share * bins).astype("int64"), bins - 1), minlength=bins).tolist()
 
 
 def _wide(x: np.ndarray) -> bool:

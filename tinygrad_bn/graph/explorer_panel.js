@@ -175,6 +175,7 @@ const Panel = (() => {
             differs: `✗ differs${Number.isNaN(check.difference) ? "" : " by " + number(check.difference, 2)}`,
             summary: "only summarised",
             given: "given",
+            hooked: "changed by a hook",
             "no formula": "no formula here",
           }[check.state],
         });

@@ -52,6 +52,7 @@ const SelfTest = (() => {
       [
         of(kind, "summary") && `${of(kind, "summary")} only summarised`,
         of(kind, "no formula") && `${of(kind, "no formula")} without a formula`,
+        of(kind, "hooked") && `${of(kind, "hooked")} changed by a hook`,
       ]
         .filter(Boolean)
         .map(t => ", " + t)
@@ -63,8 +64,10 @@ const SelfTest = (() => {
       `Largest difference: ${Page.number(worst, 2)}. Equal means: within what rounding in the recorded precision can do.`,
       `Arrays above ${Panel.plural(Run.run.whole, "element")} are only summarised.`,
     ];
-    if (!failed.length)
-      Page.badge("pass", `${of("contribution", "equal")} recomputed, all equal${rest("contribution")}`, details);
+    const walked = Object.keys(tally).some(key => key.startsWith("contribution")),
+      kind = walked ? "contribution" : "value", // a run without a backward pass has values only
+      count = walked ? of(kind, "equal") : Panel.plural(of(kind, "equal"), "value");
+    if (!failed.length) Page.badge("pass", `${count} recomputed, all equal${rest(kind)}`, details);
     else
       Page.badge("fail", `${sum("differs")} of ${sum("differs") + sum("equal")} numbers differ`, [
         ...failed.slice(0, 20).map(told),

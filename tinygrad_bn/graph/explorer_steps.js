@@ -278,7 +278,8 @@ const Steps = (() => {
       );
       if (others.length > 1) {
         const mine = others.findIndex(p => p.step === f.id && p.i === i && p.visit === f.visit),
-          whose = Run.nameOf(f.tape, ref);
+          whose = Run.nameOf(f.tape, ref),
+          hooked = Run.hooked(f.tape, ref, visit.walk) ? ", after a hook" : "";
         block.append(
           html("p", {
             class: "small accumulates",
@@ -294,7 +295,7 @@ const Steps = (() => {
             card(
               "gradient",
               "",
-              [html("span", { class: "muted", text: `= the gradient of ${whose}` })],
+              [html("span", { class: "muted", text: `= the gradient of ${whose}${hooked}` })],
               Run.gradient(f.tape, ref, visit.walk),
               cellName("g", f.tape, ref, visit.walk),
               context.chosen(cellName("g", f.tape, ref, visit.walk)),

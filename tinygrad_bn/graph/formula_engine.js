@@ -164,7 +164,15 @@ const Formula = (() => {
     mT: swapped,
   };
 
-  const evaluate = (tree, names) => {
+  // What rounds. The rest moves, chooses or compares elements, and counts.
+  const ROUNDING = new Set([
+    "+", "-", "*", "/", "**", "@", "avg_pool2d", "avg_pool2d_spread", "conv2d", "conv2d_input", "conv2d_weight", "cumsum",
+    "einsum", "einsum_gradient", "erf", "exp", "expm1", "log", "log1p", "max_pool2d_scatter", "mean", "put", "sqrt", "sum",
+    "sum_to", "tanh",
+  ]);
+  const exactly = value => value;
+  // `rounded`: what becomes of each result that rounds, on the way.
+  const evaluate = (tree, names, rounded = exactly) => {
     if (!Array.isArray(tree)) return tree;
     const [what, a, b, c] = tree;
     switch (what) {
@@ -174,21 +182,25 @@ const Formula = (() => {
         return value;
       }
       case "neg":
-        return one(v => -v)(evaluate(a, names));
+        return one(v => -v)(evaluate(a, names, rounded));
       case "tuple":
-        return a.map(part => evaluate(part, names));
+        return a.map(part => evaluate(part, names, rounded));
       case "if":
-        return evaluate(holds(a, names) ? b : c, names);
+        return evaluate(holds(a, names) ? b : c, names, rounded);
       case "is None":
         return Number(evaluate(a, names) === null);
       case "get":
-        return ATTRIBUTES[a](evaluate(b, names));
+        return ATTRIBUTES[a](evaluate(b, names, rounded));
       case "[]":
-        return take(evaluate(a, names), evaluate(b, names));
-      case "call":
-        return FUNCTIONS[a](...b.map(part => evaluate(part, names)));
-      default:
-        return OPERATORS[what](evaluate(a, names), evaluate(b, names));
+        return take(evaluate(a, names, rounded), evaluate(b, names));
+      case "call": {
+        const value = FUNCTIONS[a](...b.map(part => evaluate(part, names, rounded)));
+        return ROUNDING.has(a) ? rounded(value) : value;
+      }
+      default: {
+        const value = OPERATORS[what](evaluate(a, names, rounded), evaluate(b, names, rounded));
+        return ROUNDING.has(what) ? rounded(value) : value;
+      }
     }
   };
   const holds = (test, names) => {
@@ -228,38 +240,42 @@ const Formula = (() => {
     return found;
   };
   // The meaning of every name, with those of the lines that the expression needs.
-  const withWhere = (tree, where, names) => {
+  const withWhere = (tree, where, names, rounded) => {
     const all = { pi: Math.PI, ...names };
-    for (const [name, line] of needed(tree, where)) all[name] = evaluate(line, all);
+    for (const [name, line] of needed(tree, where)) all[name] = evaluate(line, all, rounded);
     return all;
   };
-  const compute = (tree, where, names) => evaluate(tree, withWhere(tree, where, names));
+  const compute = (tree, where, names, rounded) => evaluate(tree, withWhere(tree, where, names, rounded), rounded);
 
   // ----- how far rounding may carry a result
 
   const EPS = { float64: 2 ** -52, float32: 2 ** -23, float16: 2 ** -10 };
+  const LEAST = { float32: 2 ** -149, float16: 2 ** -24 }; // below this a number is rounded to 0
   const bits = new Float64Array(1),
     words = new Uint32Array(bits.buffer);
-  const nudged = (x, eps, salt) => {
+  const ALL_UP = 0; // moves a sum by the last bits of all its terms together, where the other salts may cancel
+  const nudged = (x, eps, salt, floats = x?.floats) => {
     // equal values move alike, so that ties stay ties
-    if (!x || typeof x !== "object" || !x.floats) return x;
+    if (!x?.data || !floats) return x;
     return {
       ...x,
       data: x.data.map(v => {
         bits[0] = v;
         const mixed = Math.imul((words[0] ^ Math.imul(words[1], 0x9e3779b1)) + salt, 0x85ebca6b);
-        return v * (1 + ((mixed >>> 15) & 1 ? eps : -eps));
+        const step = (salt === ALL_UP || (mixed >>> 15) & 1 ? eps : -eps) * Math.abs(v); // -x as x, so that x + (-x) moves
+        return Number.isFinite(v) ? v + step : v;
       }),
     };
   };
-  // The result, and how much it moves when every input moves by its last bit: what differs by far more is not rounding.
+  // The result, and how much it moves when every input, and every result on the way, moves by its last bit: what differs by
+  // far more is not rounding.
   const computeWithTolerance = (tree, where, names, dtype) => {
     const eps = EPS[dtype] ?? EPS.float64,
       value = full(compute(tree, where, names));
     let moved = 0,
       size = 0;
     for (const v of value.data) if (Number.isFinite(v)) size = Math.max(size, Math.abs(v));
-    for (const salt of [1, 7919]) {
+    for (const salt of [ALL_UP, 1, 7919]) {
       const other = full(
         compute(
           tree,
@@ -270,6 +286,7 @@ const Formula = (() => {
               Array.isArray(v) ? v.map(x => nudged(x, eps, salt)) : nudged(v, eps, salt),
             ]),
           ),
+          x => nudged(x, eps, salt, true),
         ),
       );
       other.data.forEach((v, i) => {
@@ -277,7 +294,7 @@ const Formula = (() => {
         if (Number.isFinite(d)) moved = Math.max(moved, d);
       });
     }
-    return { value, tolerance: 64 * moved + 64 * eps * size + 1e-300 };
+    return { value, tolerance: 64 * moved + 64 * eps * size + (8 * LEAST[dtype] || 1e-300) };
   };
   // The largest difference of two arrays; equal infinities, and NaN beside NaN, do not differ.
   const difference = (x, y) => {

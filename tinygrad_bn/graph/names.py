@@ -11,6 +11,7 @@ import numpy as np
 from ..core import Box, Node, Primitive
 from ..nn import Buffer, Module, Parameter
 from .arrays import host_copy
+from .formulas import FORMULAS
 from .tape import Leaf
 
 
@@ -107,7 +108,13 @@ class Names:
         self._counts[name] = self._counts.get(name, 0) + 1
         return name if self._counts[name] == 1 else f"{name} {self._counts[name]}"
 
-    # ----- an operation's inputs
+    # ----- an operation, and its inputs
+
+    def operation(self, node: Node) -> str:
+        """Its name; that of a user's primitive which is called as one of this package's with its module's in front."""
+        home = node.primitive.function.__module__
+        ours = node.name not in FORMULAS or home.partition(".")[0] == __name__.partition(".")[0]
+        return node.name if ours else f"{home}.{node.name}"
 
     def arguments(self, op: str, count: int, node: Node | None) -> Sequence[str]:
         if node is not None:

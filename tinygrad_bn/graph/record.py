@@ -100,7 +100,7 @@ class Recorder(Listener):
         value = host_copy(out)
         step = Step(
             id=self.tape.next_id,
-            op=name,
+            op=name if node is None else self._names.operation(node),
             arguments=list(self._names.arguments(name, len(inputs), node)),
             inputs=refs,
             options={k: frozen(v) for k, v in options.items()},
@@ -218,12 +218,14 @@ class Recorder(Listener):
             self.tape.walks += 1
         self._watched, self._last, self._node, self._rule = isinstance(g, Box), node.number, node, None
         found = self._by_node.get(id(node))
+        hooked = node.wishes is not None and bool(node.wishes.on_grad)
         if found is not None:
             entry = self.tape[found]
             if isinstance(entry, Leaf):
                 entry.grads[self._walk] = host_copy(g)
+                entry.hooked += [self._walk] * hooked
             else:
-                self._rule = Visit(self._walk, self._rules, host_copy(g))
+                self._rule = Visit(self._walk, self._rules, host_copy(g), hooked=hooked)
                 entry.visits.append(self._rule)
                 if self.tape.loss is None:
                     self.tape.loss = entry.id
@@ -265,6 +267,7 @@ class Recorder(Listener):
             assert isinstance(entry, Leaf)
             entry.grads[self._walk] = host_copy(g) if len(reached) == 1 else self._sums[i]
             entry.delivered.append(self._walk)
+            entry.hooked += [self._walk] * (leaf._hooks is not None and bool(leaf._hooks.on_grad))
         self._clock = perf_counter()
 
     def backward_end(self) -> None:

@@ -34,6 +34,7 @@ class Leaf:
     after: Array | None = None  # when it changed, or else when the recording ended
     grads: dict[int, Array] = field(default_factory=dict)  # by walk: the whole gradient that the walk brought here
     delivered: list[int] = field(default_factory=list)  # the walks that added theirs to the tensor's .grad
+    hooked: list[int] = field(default_factory=list)  # the walks in which a user's hook saw it, and may have changed it
 
     @property
     def grad(self) -> Array | None:
@@ -60,6 +61,7 @@ class Visit:
     grad: Array  # the whole gradient of the step's output
     contributions: dict[int, Array] = field(default_factory=dict)  # by input position
     seconds: float | None = 0.0
+    hooked: bool = False  # whether a user's hook saw the gradient, and may have changed it
 
 
 @dataclass(eq=False)
