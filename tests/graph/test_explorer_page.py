@@ -187,6 +187,13 @@ def test_without_a_backward_pass_the_badge_counts_values(chromium, tmp_path):
         assert outcome(shown) == ("pass", "✓ 1 value recomputed, all equal")
 
 
+def test_where_all_is_large_the_badge_says_that_nothing_was_recomputed(chromium, tmp_path):
+    with graph.record() as tape:
+        ops.exp(Tensor(np.ones((20, 20))).requires_grad_()).backward(np.ones((20, 20)))
+    with opened(chromium, graph.explore(tape, tmp_path / "large.html")) as shown:
+        assert outcome(shown) == ("open", "? nothing recomputed, 1 only summarised")
+
+
 def test_an_operation_without_a_formula_is_counted_apart(chromium, tmp_path):
     @core.primitive
     def mine(x):

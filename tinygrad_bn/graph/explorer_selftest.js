@@ -67,7 +67,8 @@ const SelfTest = (() => {
     const walked = Object.keys(tally).some(key => key.startsWith("contribution")),
       kind = walked ? "contribution" : "value", // a run without a backward pass has values only
       count = walked ? of(kind, "equal") : Panel.plural(of(kind, "equal"), "value");
-    if (!failed.length) Page.badge("pass", `${count} recomputed, all equal${rest(kind)}`, details);
+    if (!failed.length && !of(kind, "equal")) Page.badge("open", `nothing recomputed${rest(kind)}`, details);
+    else if (!failed.length) Page.badge("pass", `${count} recomputed, all equal${rest(kind)}`, details);
     else
       Page.badge("fail", `${sum("differs")} of ${sum("differs") + sum("equal")} numbers differ`, [
         ...failed.slice(0, 20).map(told),

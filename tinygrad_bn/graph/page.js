@@ -55,9 +55,9 @@ const Page = (() => {
     last = setTimeout(() => { find("live").textContent = find("live").textContent === what ? what + "\u00a0" : what; }, 150);
   };
 
-  // state: "pass", "fail" or "waiting"; details: lines that the badge opens to.
+  // state: "pass", "fail", "open" (nothing can be said) or "waiting"; details: lines that the badge opens to.
   const badge = (state, summary, details = []) => {
-    const element = find("badge"), mark = { pass: "✓ ", fail: "✗ ", waiting: "" }[state];
+    const element = find("badge"), mark = { pass: "✓ ", fail: "✗ ", open: "? ", waiting: "" }[state];
     element.dataset.state = state;
     element.querySelector("summary").textContent = mark + summary;
     element.querySelector("div").replaceChildren(...details.map(line => html("p", { text: line })));
