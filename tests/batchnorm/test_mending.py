@@ -202,7 +202,15 @@ def test_freeze_holds_in_training_and_gamma_goes_on():
 def test_freeze_with_affine_takes_gamma_and_beta_out_of_training_and_unfreeze_puts_them_back():
     model = freeze(mlp(6, 8, 3), affine=True)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"2.weight", "2.bias"}
-    assert all(p.requires_grad for p in unfreeze(model).parameters())
+    assert all(p.requires_grad for p in unfreeze(freeze(model, affine=True)).parameters())
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_unfreeze_leaves_what_the_user_had_switched_off(affine):
+    model = mlp(6, 8, 3)
+    model[2].weight.requires_grad = False
+    unfreeze(freeze(model, affine=affine))
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"2.weight"}
 
 
 # ----- convert and weight decay

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .. import nn
 from .layers import need_model, tracking
 
@@ -16,19 +18,23 @@ def freeze(model: nn.Module, *, affine: bool = False) -> nn.Module:
     for _, layer in tracking(need_model("freeze", model)):
         layer.frozen = True
         if affine:
-            _train_affine(layer, False)
+            held = [name for name, p in layer.named_parameters() if p.requires_grad]
+            layer.held = (*getattr(layer, "held", ()), *held)  # what unfreeze puts back, and no more
+            _let_train(layer, held, False)
     return model
 
 
 def unfreeze(model: nn.Module) -> nn.Module:
-    """Undo ``freeze``: batch statistics in training again, and gamma and beta of layers that it froze require gradients."""
+    """Undo ``freeze``: batch statistics in training again, and the gamma and beta that it held require gradients."""
     for _, layer in tracking(need_model("unfreeze", model)):
         if layer.frozen:
             layer.frozen = False
-            _train_affine(layer, True)
+            _let_train(layer, getattr(layer, "held", ()), True)
+            layer.held = ()
     return model
 
 
-def _train_affine(layer: nn.Module, value: bool) -> None:
-    for p in layer.parameters():
-        p.requires_grad = value
+def _let_train(layer: nn.Module, names: Iterable[str], value: bool) -> None:
+    for name, p in layer.named_parameters():
+        if name in names:
+            p.requires_grad = value
