@@ -519,7 +519,7 @@ const Explorer = (() => {
   const recorded =
     [Panel.plural(Steps.counts.forward, "operation"), Panel.plural(Steps.counts.backward, "gradient rule")].join(", ") +
     (Steps.counts.update ? ", and what the step changed" : "");
-  find("lead").textContent = `A real run, recorded: ${recorded}. This page computes the numbers again itself.`;
+  find("lead").textContent = `A real run, recorded: ${recorded}. The page computes it again.`;
   Graph.measure();
   requestAnimationFrame(() =>
     setTimeout(() => {
