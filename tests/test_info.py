@@ -19,6 +19,8 @@ from tinygrad_bn.backend import report as module
 from tinygrad_bn.backend.cuda import cudnn
 from tinygrad_bn.backend.report import report
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(autouse=True)
 def anew():
@@ -115,3 +117,13 @@ def test_from_the_command_line():
     assert done.stdout.startswith("tinygrad_bn ") and "conv2d" in done.stdout and not done.stderr
     wrong = subprocess.run([sys.executable, "-m", "tinygrad_bn", "inform"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "invalid choice: 'inform'" in wrong.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise on Windows")
+def test_a_reader_that_has_seen_enough_is_no_error():
+    done = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tinygrad_bn", "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    done.stdout.close()
+    assert done.stderr.read() == b"" and done.wait() == 1
+    done.stderr.close()

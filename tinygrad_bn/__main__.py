@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -92,7 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
         if command is doctor:
             _doctor_arguments(its)
     chosen = parser.parse_args(arguments)
-    return chosen.run(chosen)
+    try:
+        code = chosen.run(chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough, as in `... info | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own last flush is quiet
+        return 1
+    return code
 
 
 if __name__ == "__main__":
