@@ -727,3 +727,13 @@ def test_looking_things_up(batch):
         tape[1.0]
     with pytest.raises(ValueError, match="id 0 is that of a leaf, input 1, expected a step's"):
         tape.step(0)
+
+
+def test_what_grad_asked_for_is_recorded_before_its_hooks():
+    x = Tensor(np.array([1.0, 2.0])).requires_grad_()
+    with graph.record() as tape:
+        h = x * 2.0
+        h.register_hook(lambda g: 10.0 * g)
+        (g,) = tg.grad((h * h).sum(), h)
+    np.testing.assert_array_equal(tape.steps[0].grad, [4.0, 8.0])
+    np.testing.assert_array_equal(g.numpy(), [40.0, 80.0])

@@ -106,7 +106,10 @@ class Step:
 
     @property
     def grad(self) -> Array | None:
-        """The whole gradient of the output, after the user's hooks; None if no walk came here."""
+        """The whole gradient of the output, after the user's hooks; None if no walk came here.
+
+        Where a walk came only because ``grad()`` asked for this very result, it is the gradient before the hooks.
+        """
         return self.visits[0].grad if self.visits else None
 
     @property

@@ -16,8 +16,8 @@ class _GhostBatchNorm(_BatchNorm):
     In training a batch of N examples is cut, in order, into ghost batches of ``ghost_size`` (the last may be smaller); each
     gives the output, and the gradient, that BatchNorm gives it alone. The running statistics follow each ghost batch in turn,
     as if they had come one after another, so ``num_batches_tracked`` counts ghost batches; they average means and variances as
-    BatchNorm's do (the paper averages sigma itself). In evaluation it is BatchNorm, and
-    so it is in training for a batch of at most ``ghost_size`` examples. The other arguments, and the state, are BatchNorm's.
+    BatchNorm's do (the paper averages sigma itself). In evaluation it is BatchNorm, and so it is in training for a batch of at
+    most ``ghost_size`` examples. The other arguments, and the state, are BatchNorm's.
 
     Raises ValueError in training if a ghost batch has fewer than two values per channel; then nothing has changed.
     """
