@@ -173,6 +173,22 @@ def test_batch_norm(side, rng, shape, affine):
         compare(side, "batch_norm_inference", x, gamma, beta, *running, 1e-5, dtype=dtype, scale=4)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(60, 100), (5, 7, 3), (3, 2, 70, 70), (0, 3, 4, 4)])
+def test_batch_norm_in_parts(side, rng, shape, affine):
+    for dtype in dtypes_of(side):
+        x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        x = (3 * x + 7).astype(dtype)
+        gamma, beta = ((1 + rng.standard_normal(shape[1]) / 4).astype(dtype) if affine else None for _ in range(2))
+        mean, var = rng.standard_normal(shape[1]) + 7, 1 + rng.random(shape[1])
+        one, along = rng.standard_normal((2, shape[1]))
+        exact = dtype if dtype == "float64" else "float32"
+        compare(side, "batch_norm_moments", x, dtype=exact)
+        compare(side, "batch_norm_apply", x, gamma, beta, mean, var, 1e-5, dtype=dtype)
+        compare(side, "batch_norm_sums", g, x, mean, dtype=exact, scale=4)
+        compare(side, "batch_norm_input", g, x, gamma, mean, var, 1e-5, one, along, dtype=dtype, scale=4)
+
+
 def test_batch_norm_of_constants_and_large_means(side):
     for dtype in ("float32", "float64"):
         x = np.full((6, 2, 50, 40), 0.1, dtype)

@@ -8,14 +8,22 @@ from ..portable import *  # noqa: F403
 from .conv import conv2d, conv2d_input, conv2d_weight
 from .elementwise import relu, relu_backward, sigmoid, sigmoid_backward
 from .loss import cross_entropy, cross_entropy_backward
-from .norm import batch_norm, batch_norm_backward, batch_norm_inference, follow
+from .norm import (
+    batch_norm,
+    batch_norm_apply,
+    batch_norm_backward,
+    batch_norm_inference,
+    batch_norm_moments,
+    batch_norm_sums,
+    follow,
+)
 from .optim import adam, sgd
 from .philox import dropout
 from .pool import avg_pool2d, avg_pool2d_spread, max_pool2d, max_pool2d_gather, max_pool2d_scatter
 
 CONVOLUTIONS = ["conv2d", "conv2d_input", "conv2d_weight"]  # by cuDNN or by patches and cuBLAS
 FUSED = [
-    "adam", "avg_pool2d", "avg_pool2d_spread", "batch_norm", "batch_norm_backward", "batch_norm_inference", "cross_entropy",
-    "cross_entropy_backward", "dropout", "follow", "max_pool2d", "max_pool2d_gather", "max_pool2d_scatter", "relu",
-    "relu_backward", "sgd", "sigmoid", "sigmoid_backward",
+    "adam", "avg_pool2d", "avg_pool2d_spread", "batch_norm", "batch_norm_apply", "batch_norm_backward", "batch_norm_inference",
+    "batch_norm_moments", "batch_norm_sums", "cross_entropy", "cross_entropy_backward", "dropout", "follow", "max_pool2d",
+    "max_pool2d_gather", "max_pool2d_scatter", "relu", "relu_backward", "sgd", "sigmoid", "sigmoid_backward",
 ]  # fmt: skip

@@ -83,6 +83,46 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     return y
 
 
+# In parts: the kernels that measure a part of a channel, and the one that joins such parts, find others than they thought of.
+
+
+def batch_norm_moments(x):
+    """portable.batch_norm_moments."""
+    if not fits(x):
+        return portable.batch_norm_moments(x)
+    xp, x = xp_of(x), plain(x)
+    sizes, grid = _sizes(x)
+    parts = xp.empty((3, *grid[::-1]), "float64")
+    launch("norm", "batch_norm_parts", grid, x, x, *sizes, parts)
+    return xp.stack(portable.join_moments(*parts))
+
+
+def batch_norm_apply(x, gamma, beta, mean, var, eps):
+    """portable.batch_norm_apply."""
+    if not fits(x):
+        return portable.batch_norm_apply(x, gamma, beta, mean, var, eps)
+    xp, x = xp_of(x), plain(x)
+    sizes, grid = _sizes(x)
+    parts = xp.zeros((3, *grid[::-1]), "float64")  # one part of one value, and others of none
+    parts[0, 0], parts[1, 0], parts[2, 0] = 1.0, mean, var
+    y = xp.empty(x.shape, x.dtype)
+    statistics = xp.empty((2, x.shape[1]), "float64")
+    affine = _wide(gamma, x), _wide(beta, x)
+    launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, *affine, float(eps), y, statistics[0], statistics[1])
+    return y
+
+
+def batch_norm_sums(g, x, mean):
+    """portable.batch_norm_sums."""
+    if not fits(x, g):
+        return portable.batch_norm_sums(g, x, mean)
+    xp, x, g = xp_of(x), plain(x), plain(g)
+    sizes, grid = _sizes(x)
+    parts = xp.empty((2, *grid[::-1]), "float64")
+    launch("norm", "batch_norm_backward_parts", grid, x, g, x, *sizes, plain(mean), parts)
+    return parts.sum(axis=1)
+
+
 def follow(running_mean, running_var, mean, var, weight, correction):
     """portable.follow, but None for the last result: nobody waits for the GPU to say which statistics are finite."""
     if running_mean.dtype not in FLOATS or running_var.dtype != running_mean.dtype or mean.dtype != "float64":
