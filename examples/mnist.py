@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from workers import Workers, ignore_interrupts, interrupt, interrupts, usable_cores
+from workers import Workers, available, ends_all, ignore_interrupts, interrupt, interrupts, over_mpi
 
 import tinygrad_bn as tg
 
@@ -251,9 +251,13 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
         p.error("argument --resume: expected --checkpoint DIR, the folder of the runs to go on with")
     if a.checkpoint and not a.resume and a.checkpoint.is_dir() and any(a.checkpoint.iterdir()):
         p.error(f"argument --checkpoint: {a.checkpoint} is not empty; --resume goes on with the runs there")
+    if over_mpi() and not available():
+        p.error("mpiexec -n 1 leaves no rank to work: every rank but the first is a worker; expected -n 2 or more")
+    if over_mpi() and a.workers:
+        p.error("argument --workers: every rank of mpiexec but the first is a worker; -n says how many")
     lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
     seeds = list(range(a.seeds or (1 if a.quick else 3)))
-    cores = min(usable_cores(), 4) if a.device.startswith("cuda") else usable_cores()  # each holds a part of its memory
+    cores = min(available(), 4) if a.device.startswith("cuda") else available()  # each holds a part of its memory
     workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
     settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
     settings = settings._replace(checkpoint=a.checkpoint and str(a.checkpoint), resume=a.resume)
@@ -317,4 +321,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ends_all():
+        sys.exit(main())
