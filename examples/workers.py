@@ -9,14 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from ranks import over_mpi
 from threadpoolctl import threadpool_limits
 
 LIBRARIES = "OPENBLAS", "OMP", "MKL", "NUMBA"
@@ -82,11 +82,6 @@ def _run(run: Callable, task: Any) -> Any:
 # ----- ranks as workers
 
 
-def over_mpi() -> bool:
-    """Whether ranks wait for work: this was started by ``mpiexec -n N python -m mpi4py.futures SCRIPT``."""
-    return "mpi4py.futures" in sys.orig_argv
-
-
 def available() -> int:
     """How many workers there should be: the other ranks, or as many as the usable cores."""
     if not over_mpi():
@@ -94,24 +89,6 @@ def available() -> int:
     from mpi4py import MPI
 
     return MPI.COMM_WORLD.Get_size() - 1
-
-
-@contextmanager
-def ends_all() -> Iterator[None]:
-    """Leaving this block by an error, or by an exit with a code, ends all ranks, in the midst of whatever they do."""
-    try:
-        yield
-    except BaseException as why:
-        code = why.code if isinstance(why, SystemExit) else 1
-        if over_mpi() and code:  # without this, mpi4py.futures would wait for the runs that have begun
-            from mpi4py import MPI
-
-            if not isinstance(why, SystemExit):
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            MPI.COMM_WORLD.Abort(code)
-        raise
 
 
 def _ranks(prepare: Callable, arguments: tuple) -> Executor:

@@ -29,7 +29,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import claim  # noqa: E402
 import training  # noqa: E402
-from workers import Workers, available, ends_all, ignore_interrupts, interrupt, interrupts  # noqa: E402
+from ranks import ends_all  # noqa: E402
+from workers import Workers, available, ignore_interrupts, interrupt, interrupts  # noqa: E402
 
 import tinygrad_bn as tg  # noqa: E402
 
