@@ -364,7 +364,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
 
 
 def batch_norm_moments(x):
-    """(N, C, *S) -> (2, C) in float64: the mean, and the sum of squared differences from it. Zeros where there are no values."""
+    """(N, C, *S) -> (2, C) in float64: the mean, and the sum of squared differences from it; zeros of an empty x."""
     axes, _ = _channels(x)
     if not x.size:
         return _xp(x).zeros((2, x.shape[1]))

@@ -12,6 +12,6 @@ from .start import barrier, init, rank, size
 from .sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
 __all__ = [
-    "Checkpoint", "DataParallel", "SyncBatchNorm", "all_reduce", "barrier", "broadcast", "check_grads", "convert_sync_batchnorm",
-    "init", "rank", "shard", "size",
+    "Checkpoint", "DataParallel", "SyncBatchNorm", "all_reduce", "barrier", "broadcast", "check_grads",
+    "convert_sync_batchnorm", "init", "rank", "shard", "size",
 ]  # fmt: skip

@@ -60,8 +60,8 @@ def _total(counts: np.ndarray) -> int:
     total = int(counts.sum())
     if total < 2:
         raise ValueError(
-            f"sync_batch_norm expected more than 1 value per channel in training, got {total} on {len(counts)} rank(s) together; "
-            "is this a last, partial batch? Leave it out with drop_last=True"
+            f"sync_batch_norm expected more than 1 value per channel in training, got {total} on {len(counts)} rank(s) "
+            "together; is this a last, partial batch? Leave it out with drop_last=True"
         )
     return total
 
@@ -107,16 +107,16 @@ def sync_batch_norm_composed(x: Any, gamma: Any = None, beta: Any = None, eps: f
 class SyncBatchNorm(_BatchNorm):
     """BatchNorm of (N, C) or (N, C, *S) by the statistics of all ranks' inputs: of the batch that they are parts of.
 
-    In training mu_B and var_B, and so the output, the running statistics and the gradients, are those of BatchNorm on the joined
-    batch, in whatever way it is divided: N may differ between ranks, and be 0, as long as all together have more than one value
-    per channel. The unbiased variance is that of all. The ranks exchange 2 C + 1 numbers forward (count, mean, and sum of squared
-    differences from it, which are joined by the formula of Chan, Golub and LeVeque 1983), and 2 C backward, in float64. The
-    gradients of gamma and beta are this rank's part, and the sum of them is that of the whole batch, if the losses are such
-    parts; ``DataParallel`` sees to that.
+    In training mu_B and var_B, and so the output, the running statistics and the gradients, are those of BatchNorm on the
+    joined batch, however it is divided: N may differ between ranks, and be 0, as long as all together have more than one value
+    per channel. The unbiased variance is that of all. The ranks exchange 2 C + 1 numbers forward (count, mean, and the sum of
+    squared differences from it, joined by the formula of Chan, Golub and LeVeque 1983), and 2 C backward, in float64. A rank's
+    gradients of gamma and beta are what its own examples add to those of the sum of all ranks' losses; ``DataParallel`` makes
+    those of the mean over the batch of them.
 
     All ranks must call it together, as often, and with the same number of channels; also backward. In evaluation, frozen, or in
-    a single process it is BatchNorm, and exchanges nothing. The arguments and the state are BatchNorm's; the input may have any
-    number of positions, unless ``convert_sync_batchnorm`` made the layer of one that says.
+    a single process it is BatchNorm, and exchanges nothing. The arguments and the state are BatchNorm's; the input may have 0
+    to 3 axes of positions, or those of the layer from which ``convert_sync_batchnorm`` made this one.
 
     Raises ValueError, on every rank, in training for fewer than two values per channel on all ranks together; and for an input
     of another shape than said.
@@ -136,22 +136,17 @@ def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
     """Put SyncBatchNorm in the place of every BatchNorm1d, BatchNorm2d and BatchNorm3d. Returns the model.
 
     The new layers have the old ones' Parameters, so that an optimizer goes on with them, running statistics, settings and mode,
-    and take inputs of the same shapes; ``tinygrad_bn.batchnorm.convert(model, "batch")`` makes them BatchNorm again. A model that
-    is itself a BatchNorm is replaced by what is returned. Everything else stays as it is: GhostBatchNorm and BatchRenorm, which
-    take statistics of this rank's part, and layers derived from BatchNorm that have a ``forward`` of their own. Convert before
-    ``DataParallel`` is given the model.
+    and take inputs of the same shapes; ``tinygrad_bn.batchnorm.convert(model, "batch")`` makes them BatchNorm again. A model
+    that is itself a BatchNorm is replaced by what is returned. Everything else stays as it is: GhostBatchNorm and BatchRenorm,
+    which take statistics of this rank's part, and layers derived from BatchNorm that have a ``forward`` of their own. Convert
+    before ``DataParallel`` is given the model.
 
     Raises TypeError for no Module.
     """
     for old in list(need_model("convert_sync_batchnorm", model).modules()):
-        kind = type(old)
-        if isinstance(old, SyncBatchNorm) or not isinstance(old, _BatchNorm):
-            continue
-        if kind.forward is not _BatchNorm.forward or kind._normalise is not _BatchNorm._normalise:
-            continue
-        new = SyncBatchNorm(old.num_features)
-        vars(new).update(vars(old), _shapes=old._shapes)
-        replace(model, old, new)
-        if old is model:
-            model = new
+        if isinstance(old, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and type(old).forward is _BatchNorm.forward:
+            new = SyncBatchNorm(old.num_features)
+            vars(new).update(vars(old), _shapes=old._shapes)
+            replace(model, old, new)
+            model = new if old is model else model
     return model

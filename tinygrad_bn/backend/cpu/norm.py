@@ -132,8 +132,8 @@ def _map_rows(team, items, x, item_rows, coefficients, y):
 
 @compiled
 def _differentiate_rows(
-    team, items, passes, g, x, item_rows, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
-    dx
+    team, items, passes, g, x, item_rows, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma,
+    dbeta, dx
 ):  # fmt: skip
     """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_apply_rows``; dgamma, dbeta.
 
@@ -234,8 +234,8 @@ def _map_planes(team, items, x, item_planes, coefficients, y):
 
 @compiled
 def _differentiate_planes(
-    team, items, passes, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
-    dx
+    team, items, passes, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma,
+    dbeta, dx
 ):  # fmt: skip
     """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_apply_planes``; dgamma, dbeta.
 
@@ -478,8 +478,8 @@ def _forward(x, gamma, beta, eps, sets, share):
     statistics = np.empty((2, sets * x.shape[1] // share))
     weight, bias = plan.unit if gamma is None else (plain(gamma), plain(beta))
     run_kernel(
-        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, BOTH, plan.seen(x), plan.each, *plan.counts, share,
-        weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
+        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, BOTH, plan.seen(x), plan.each, *plan.counts,
+        share, weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
     )  # fmt: skip
     plan.give_back(lent)
     return y, statistics[0], statistics[1]
