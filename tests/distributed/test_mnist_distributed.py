@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -67,8 +68,9 @@ def test_killed_on_two_ranks_it_goes_on_with_three(tmp_path, alone):
     need_equal(runs(tmp_path / "out"), alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_saves_what_is_finished_and_ends_all_ranks(tmp_path, number):
+@pytest.mark.parametrize("number, who", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGINT, -1)])
+def test_interrupted_it_saves_what_is_finished_and_ends_all_ranks(tmp_path, number, who):
+    """Ctrl-C reaches mpiexec, which sends it to all ranks; or one rank alone is interrupted."""
     process = mpiexec.start(2, *TOGETHER, "--model", "mlp", "--epochs", 2, "--seeds", 20, "--out", tmp_path)
     seen = ""
     while not re.search(r" [1-9]\d*/320 ", seen):
@@ -76,7 +78,7 @@ def test_interrupted_it_saves_what_is_finished_and_ends_all_ranks(tmp_path, numb
         assert letter, seen
         seen += letter
     everybody = [process.pid, *mpiexec.children(process.pid)]
-    process.send_signal(number)
+    os.kill(everybody[who], number)
     ended = mpiexec.finish(process)
     assert ended.returncode == 130, ended.stderr
     assert len(everybody) >= 4
@@ -95,6 +97,23 @@ def test_what_cannot_be_is_refused_once(tmp_path, ranks, arguments, message):
     process = mpiexec.run(ranks, *TOGETHER, *arguments, "--out", tmp_path / "out")
     assert process.returncode == 2 and process.stderr.count(message) == 1, process.stderr
     assert not (tmp_path / "out").exists() and not process.stdout
+
+
+def test_what_only_one_rank_lacks_it_says_itself(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys, mnist
+load = mnist.load
+def fails(settings):
+    if mnist.distributed.rank() == 1:
+        raise OSError("no data on this machine")
+    return load(settings)
+mnist.load = fails
+mnist.main(["--distributed", "--quick", "--out", sys.argv[1]])
+""")
+    process = mpiexec.run(3, script, tmp_path / "out", folders=(EXAMPLES,))
+    assert process.returncode == 2 and process.stderr.count("argument --data: no data on this machine") == 1, process.stderr
+    assert "rank 1 of 3 ended by" in process.stderr
 
 
 def test_help_is_said_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -102,6 +103,16 @@ def test_an_error_ends_all_ranks_in_the_midst_of_what_they_do(tmp_path, where):
     process = mpiexec.run(3, *POOL, script, tmp_path, folders=(EXAMPLES,))
     assert process.returncode == 1 and time.monotonic() - start < 20
     assert "ZeroDivisionError: a bug in" in process.stderr and not (tmp_path / "results.json").exists()
+
+
+def test_a_killed_worker_ends_all_ranks(tmp_path):
+    process = mpiexec.start(3, *POOL, MNIST, "--model", "mlp", "--epochs", 50, "--out", tmp_path)
+    while "seed 0" not in process.stderr.readline():
+        assert process.poll() is None
+    everybody = [process.pid, *mpiexec.children(process.pid)]
+    os.kill(everybody[-1], signal.SIGKILL)
+    mpiexec.seconds_until_gone(everybody, 10)
+    assert mpiexec.finish(process).returncode != 0 and not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
