@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,11 +21,16 @@ from typing import Any
 
 def fresh_process(arguments: Sequence[str], environment: dict[str, str] | None = None) -> str:
     """What this Python prints when it starts with these arguments, in this environment with changes, and imports as here."""
-    changed = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
+    changed = {**imports_as_here(), **(environment or {})}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=changed)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
     return done.stdout
+
+
+def imports_as_here() -> dict[str, str]:
+    """An environment in which a fresh process imports what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 def installed(library: str) -> bool:
@@ -41,10 +47,26 @@ def measured_on() -> dict[str, str]:
     """The day, the machine, and the version of each library that is installed."""
     found = {"date": datetime.date.today().isoformat(), "processor": _processor(), "cores": str(_cores())}
     found["python"] = platform.python_version()
-    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad", "cupy"):
+    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad", "cupy", "mpi4py"):
         if installed(library):
             found[library] = _version(library)
     return found
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """How many cores others keep busy while this process waits; NaN where the system does not say."""
+
+    def ticks() -> tuple[float, float]:
+        figures = [float(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(figures), figures[3] + figures[4]  # idle, and waiting for a disk
+
+    try:
+        total, idle = ticks()
+        time.sleep(seconds)
+        total_after, idle_after = ticks()
+    except OSError:
+        return math.nan
+    return (os.cpu_count() or 1) * (1 - (idle_after - idle) / max(1.0, total_after - total))
 
 
 def _version(library: str) -> str:
