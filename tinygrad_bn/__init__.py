@@ -18,18 +18,19 @@ from .tensor import Tensor, from_dlpack, ones, randn, tensor, zeros
 if TYPE_CHECKING:
     from . import batchnorm as batchnorm
     from . import datasets as datasets
+    from . import distributed as distributed
     from . import graph as graph
     from . import interop as interop
 
 __all__ = [
     *_operations,
-    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "empty_cache", "enable_grad",
+    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "distributed", "empty_cache", "enable_grad",
     "from_dlpack", "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "interop", "is_grad_enabled", "jacobian",
     "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled",
     "set_num_threads", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip
 
-_ON_DEMAND = "batchnorm", "datasets", "graph", "interop"
+_ON_DEMAND = "batchnorm", "datasets", "distributed", "graph", "interop"
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,17 @@ def check_grads(f: Callable, args: Any, order: int = 2, rtol: float = 1e-6, atol
     where they differ by more than ``atol + rtol * |number|``, and NonSmoothPoint where the one-sided slopes differ: move the
     point then.
     """
+    check_part(f, args, order, rtol, atol, np.random.default_rng(seed), float)
+
+
+def check_part(
+    f: Callable, args: Any, order: int, rtol: float, atol: float, rng: np.random.Generator, total: Callable[[float], float]
+) -> None:
+    """``check_grads`` of a function of which ``f`` is a part: ``total`` adds up the numbers of all parts.
+
+    Where several processes compute one function together, a process has only some of its arguments and results, and sums over
+    all of them are sums of what each has.
+    """
     _single, points = _arguments("check_grads", f, args)
     raw = [a._data if isinstance(a, Box) else a for a in points]
     for i, a in enumerate(raw):
@@ -43,10 +54,19 @@ def check_grads(f: Callable, args: Any, order: int = 2, rtol: float = 1e-6, atol
             raise TypeError(f"check_grads expected float64 arguments, got {a.dtype} at position {i}")
     if order < 1:
         raise ValueError(f"check_grads expected an order of at least 1, got {order}")
-    _check(f, raw, order, rtol, atol, np.random.default_rng(seed), 1)
+    _check(f, raw, order, rtol, atol, rng, total, 1)
 
 
-def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng: np.random.Generator, level: int) -> None:
+def _check(
+    f: Callable,
+    points: list,
+    order: int,
+    rtol: float,
+    atol: float,
+    rng: np.random.Generator,
+    total: Callable[[float], float],
+    level: int,
+) -> None:
     def like(x: Any) -> Any:
         return to_device(np.asarray(rng.standard_normal(x.shape)), "cpu" if isinstance(x, np.ndarray) else "cuda")
 
@@ -56,7 +76,7 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
 
     def along(t: float) -> float:
         values = _outputs("check_grads", f, [Tensor(as_array(x + t * d)) for x, d in zip(points, directions, strict=True)])
-        return sum(float((w * o._data).sum()) for w, o in zip(weights, values, strict=True))
+        return total(sum(float((w * o._data).sum()) for w, o in zip(weights, values, strict=True)))
 
     here = along(0.0)
     forward, back = (along(_STEP) - here) / _STEP, (here - along(-_STEP)) / _STEP
@@ -70,10 +90,10 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
     def by_rules(record: bool) -> float:
         """The slope by the rules: those that run on raw arrays, or those that are recorded."""
         if not tracked:
-            return 0.0
+            return total(0.0)
         given = [Tensor(w) for _, w in tracked]
         found = grad([o for o, _ in tracked], leaves, given, retain_graph=True, create_graph=record, allow_unused=True)
-        return sum(float((g._data * d).sum()) for g, d in zip(found, directions, strict=True) if g is not None)
+        return total(sum(float((g._data * d).sum()) for g, d in zip(found, directions, strict=True) if g is not None))
 
     # A smooth function's two one-sided slopes come half as close when the step is halved; a kink's stay apart, a jump's part.
     noise = 1e-7 * (1.0 + abs(numeric)) + 1e-11 * abs(here) / _STEP
@@ -104,7 +124,7 @@ def _check(f: Callable, points: list, order: int, rtol: float, atol: float, rng:
             return tuple(g for g in gs if g is not None)
 
         if tracked:
-            _check(gradient, [*points, *weights], order, rtol, atol, rng, level + 1)
+            _check(gradient, [*points, *weights], order, rtol, atol, rng, total, level + 1)
 
 
 def _arguments(name: str, f: Callable, args: Any) -> tuple[bool, list[Any]]:

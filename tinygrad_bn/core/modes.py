@@ -71,6 +71,8 @@ def is_grad_enabled() -> bool:
 class Listener:
     """Hears what the engine does. Subclass it, override what you need, and pass it to ``listening``."""
 
+    keeps_arrays = True  # whether nodes recorded meanwhile keep all their arrays, or those alone that their rules need
+
     def apply(self, name: str, inputs: tuple, options: dict, out: Array, aux: Any, node: Node | None) -> None:
         """A primitive ran, also under ``no_grad``: its raw inputs, options, output, aux, and its node if recorded."""
 
@@ -98,6 +100,7 @@ class _Several(Listener):
 
     def __init__(self, listeners: list[Listener]):
         self.listeners = listeners
+        self.keeps_arrays = any(listener.keeps_arrays for listener in listeners)
 
 
 def _fan_out(event: str) -> Callable:
@@ -118,13 +121,22 @@ _listeners: list[Listener] = []
 @contextmanager
 def listening(listener: Listener):
     """Let ``listener`` hear every operation and every walk in this block, of all threads."""
-    _listeners.append(listener)
-    _tune()
+    listen(listener)
     try:
         yield listener
     finally:
-        _listeners.remove(listener)
-        _tune()
+        stop_listening(listener)
+
+
+def listen(listener: Listener) -> None:
+    """``listening`` without a block, until ``stop_listening``."""
+    _listeners.append(listener)
+    _tune()
+
+
+def stop_listening(listener: Listener) -> None:
+    _listeners.remove(listener)
+    _tune()
 
 
 def _tune() -> None:

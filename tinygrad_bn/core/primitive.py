@@ -231,7 +231,7 @@ def primitive(function: Callable | None = None, *, aux: bool = False) -> Any:
             if needs:
                 inputs = raw
                 keep_out = True
-                if hooks is None:
+                if hooks is None or not hooks.keeps_arrays:
                     keep_out, drop = plans.get(len(raw) if variadic else needs) or plan(needs, len(raw))
                     for i in drop:
                         try:

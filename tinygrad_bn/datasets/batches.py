@@ -139,13 +139,17 @@ class Batches(Generic[X, Y]):
         self._epoch, self._batch, self._resuming = epoch, batch, True
 
     def __iter__(self) -> Iterator[tuple[X, Y]]:
+        return self.part(0, 1)
+
+    def part(self, number: int, of: int) -> Iterator[tuple[X, Y]]:
+        """``iter()``, but of each batch only part ``number`` of ``of``: parts that differ by one row at most, in order."""
         if not self._resuming:
             self._batch = 0
         self._resuming = False
-        return self._walk(self._epoch, self._batch)
+        return self._walk(self._epoch, self._batch, number, of)
 
-    def _walk(self, epoch: int, first: int) -> Iterator[tuple[X, Y]]:
-        pairs = self._pairs(epoch, first)
+    def _walk(self, epoch: int, first: int, number: int, of: int) -> Iterator[tuple[X, Y]]:
+        pairs = self._pairs(epoch, first, number, of)
         if self._uploader is not None:
             pairs = _sent_ahead(self._uploader, pairs)
         for batch, pair in enumerate(pairs, first):
@@ -153,11 +157,12 @@ class Batches(Generic[X, Y]):
             self._epoch, self._batch = (epoch + 1, 0) if last else (epoch, batch + 1)
             yield pair
 
-    def _pairs(self, epoch: int, first: int) -> Iterator[tuple[X, Y]]:
+    def _pairs(self, epoch: int, first: int, number: int, of: int) -> Iterator[tuple[X, Y]]:
         length, size = self._settings["examples"], self._settings["batch_size"]
         order = _order(length, self._settings["seed"], epoch) if self._settings["shuffle"] else None
         for batch in range(first, len(self)):
-            rows = slice(batch * size, min((batch + 1) * size, length))
+            start, here = batch * size, min(size, length - batch * size)
+            rows = slice(start + here * number // of, start + here * (number + 1) // of)
             index = rows if order is None else order[rows]
             yield self._x[index], self._y[index]
 

@@ -115,21 +115,31 @@ class Checkpoint:
         if a file cannot be read.
         """
         _check(model, optimizer, schedule, batches)
+        found = self._newest()
         loaded = None
-        for step in sorted(self._steps(), reverse=True):
+        if found is not None:
+            step, content = found
             path = self._path(step)
-            try:
-                contents = unpack(path)
-                if contents.step != step:
-                    raise ValueError(f"{path} holds step {contents.step}; expected {step}, by its name")
-            except ValueError as damage:
-                warnings.warn(f"Checkpoint.load_latest skips a damaged checkpoint: {damage}", RuntimeWarning, stacklevel=2)
-                continue
+            contents = unpack(path, content)
             _take_over(path, contents, model, optimizer, schedule, batches)
             loaded = Loaded(step, contents.extra, path)
-            break
         self._step, self._looked = (loaded.step if loaded else -1), True
         return loaded
+
+    def _newest(self) -> tuple[int, bytes] | None:
+        """Step and file content of the newest checkpoint that is not damaged."""
+        for step in sorted(self._steps(), reverse=True):
+            path = self._path(step)
+            content = path.read_bytes()
+            try:
+                found = unpack(path, content).step
+                if found != step:
+                    raise ValueError(f"{path} holds step {found}; expected {step}, by its name")
+            except ValueError as damage:
+                warnings.warn(f"Checkpoint.load_latest skips a damaged checkpoint: {damage}", RuntimeWarning, stacklevel=3)
+                continue
+            return step, content
+        return None
 
     # ----- the folder
 

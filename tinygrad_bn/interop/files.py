@@ -55,9 +55,13 @@ def read(caller: str, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarra
     Raises ValueError, which names the path, for a file that is damaged, or holds a dtype that NumPy has not; OSError if it
     cannot be read. It takes a few times the file's size of memory, whatever the file says.
     """
-    safetensors = _library(caller)
     with open(os.fspath(path), "rb") as file:
-        content = file.read()
+        return parsed(caller, path, file.read())
+
+
+def parsed(caller: str, path: str | os.PathLike[str], content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The same, of the content of a file that was read from ``path``."""
+    safetensors = _library(caller)
     try:
         entries = safetensors.deserialize(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

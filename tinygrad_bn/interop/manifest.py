@@ -52,9 +52,9 @@ def pack(contents: Contents) -> bytes:
     )
 
 
-def unpack(path: str | os.PathLike[str]) -> Contents:
-    """What a checkpoint's file holds. Raises ValueError that says what is wrong with it; OSError if it cannot be read."""
-    arrays, metadata = files.read("interop.Checkpoint", path)
+def unpack(path: str | os.PathLike[str], content: bytes) -> Contents:
+    """What a checkpoint's file, of this path and content, holds. Raises ValueError that says what is wrong with it."""
+    arrays, metadata = files.parsed("interop.Checkpoint", path, content)
     try:
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}")

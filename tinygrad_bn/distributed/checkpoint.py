@@ -1,0 +1,40 @@
+"""Checkpoints of a run on several ranks: rank 0's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import interop
+from .communicators import current
+
+
+class Checkpoint(interop.Checkpoint):
+    """``interop.Checkpoint`` for a run on several ranks: rank 0 alone writes and reads the folder.
+
+    Every rank calls ``save`` and ``load_latest`` with its own model, optimizer, schedule and batches. What ``load_latest`` finds
+    goes to all ranks, so the other machines need not see the folder, and the run may go on with another number of ranks: the
+    model is the same on all, and the order of the data does not depend on their number. Of a ``DataParallel`` the model inside
+    is saved. An error of reading is raised on every rank; one of writing on rank 0, and ends all unless it is caught.
+    """
+
+    def save(self, step: int, *parts: Any, **named: Any) -> Path:
+        """``interop.Checkpoint.save`` on rank 0. The others return the path too, and do not wait."""
+        return super().save(step, *parts, **named) if current().rank == 0 else self._path(step)
+
+    def _newest(self) -> tuple[int, bytes] | None:
+        ranks = current()
+        found, error = None, ""
+        if ranks.rank == 0:
+            try:
+                found = super()._newest()
+            except OSError as problem:
+                error = str(problem)
+        step, content = found or (-1, b"")
+        step_there, length, error = ranks.gather_text(f"{step} {len(content)} {error}")[0].split(" ", 2)
+        if error:
+            raise OSError(f"Checkpoint.load_latest: rank 0 could not read a checkpoint: {error}")
+        content = ranks.broadcast(np.frombuffer(content, np.uint8) if found else np.zeros(int(length), np.uint8)).tobytes()
+        return (int(step_there), content) if int(step_there) >= 0 else None
