@@ -243,9 +243,8 @@ def _wide(x):
     return x.astype("float32") if x.dtype == "float16" else x
 
 
-def _mean(x, axes):
-    """The mean, with kept axes, in float64: the last axes in x's own dtype (pairwise there), the sums of these in float64."""
-    n = prod(x.shape[a] for a in axes)
+def _total(x, axes):
+    """The sum, with kept axes, in float64: the last axes in x's own dtype (pairwise there), the sums of these in float64."""
     tail = []
     for a in range(x.ndim - 1, -1, -1):
         if a not in axes:
@@ -253,7 +252,12 @@ def _mean(x, axes):
         tail.append(a)
     if tail:
         x = x.sum(axis=tuple(tail), keepdims=True)
-    return x.sum(axis=tuple(a for a in axes if a not in tail), keepdims=True, dtype="float64") / float(n)
+    return x.sum(axis=tuple(a for a in axes if a not in tail), keepdims=True, dtype="float64")
+
+
+def _mean(x, axes):
+    """The mean, with kept axes, in float64."""
+    return _total(x, axes) / float(prod(x.shape[a] for a in axes))
 
 
 def _centred(x, mean):
@@ -265,20 +269,25 @@ def _centred(x, mean):
     return d
 
 
-def _normalize(x, axes, eps):
-    """x_hat, mean and biased variance over ``axes`` (kept): the two-pass algorithm, with the mean corrected by a second look.
+def _deviations(x, axes):
+    """x - mean, mean, and biased variance over ``axes`` (kept): two passes, with the mean corrected by a second look.
 
     The correction makes a constant input exactly zero where the rounded mean of large numbers is off. Chan, Golub and
     LeVeque 1983.
     """
-    x = _wide(x)
     mean = _mean(x, axes)
     d = _centred(x, mean)
     rest = _mean(d, axes)
     d -= rest.astype(x.dtype)
-    var = _mean(d * d, axes)
+    return d, mean + rest, _mean(d * d, axes)
+
+
+def _normalize(x, axes, eps):
+    """x_hat, mean and biased variance over ``axes`` (kept)."""
+    x = _wide(x)
+    d, mean, var = _deviations(x, axes)
     d *= (1.0 / _xp(x).sqrt(var + eps)).astype(x.dtype)
-    return d, mean + rest, var
+    return d, mean, var
 
 
 def _affine(x_hat, gamma, beta, view, dtype):
@@ -349,6 +358,63 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     y = x - mean.reshape(view).astype(x.dtype)
     y *= (1.0 / _xp(x).sqrt(var.astype("float64") + eps)).reshape(view).astype(x.dtype)
     return _affine(y, gamma, beta, view, dtype)
+
+
+# Batch normalisation in parts, each of which sees its own examples: moments, which are joined; then the map. And so backward.
+
+
+def batch_norm_moments(x):
+    """(N, C, *S) -> (2, C) in float64: the mean, and the sum of squared differences from it; zeros of an empty x."""
+    axes, _ = _channels(x)
+    if not x.size:
+        return _xp(x).zeros((2, x.shape[1]))
+    _, mean, var = _deviations(_wide(x), axes)
+    return _xp(x).stack([mean.reshape(-1), var.reshape(-1) * float(x.size // x.shape[1])])
+
+
+def join_moments(count, mean, m2):
+    """Mean and sum of squares (C,) of all values, from those of parts (P, C) of ``count`` (P, 1) or (P, C) values, none empty.
+
+    Chan, Golub and LeVeque 1983. Where all means are equal, theirs is exactly that. In float64.
+    """
+    gap = mean - mean[0]
+    rest = (gap * (count / count.sum(axis=0))).sum(axis=0)
+    gap -= rest
+    return mean[0] + rest, m2.sum(axis=0) + (gap * gap * count).sum(axis=0)
+
+
+def batch_norm_apply(x, gamma, beta, mean, var, eps):
+    """gamma (x - mean) / sqrt(var + eps) + beta, for statistics (C,) in float64 that may be of more than x."""
+    _, view = _channels(x)
+    dtype, x = x.dtype, _wide(x)
+    x_hat = _centred(x, mean.reshape(view))
+    x_hat *= (1.0 / _xp(x).sqrt(var.reshape(view) + eps)).astype(x.dtype)
+    return _affine(x_hat, gamma, beta, view, dtype)
+
+
+def batch_norm_sums(g, x, mean):
+    """(N, C, *S) twice, (C,) -> (2, C) in float64: the sums of g, and of g (x - mean)."""
+    axes, view = _channels(x)
+    g, x = _wide(g), _wide(x)
+    sums = _total(g, axes), _total(g * _centred(x, mean.reshape(view)), axes)
+    return _xp(x).stack([v.reshape(-1) for v in sums])
+
+
+def batch_norm_input(g, x, gamma, mean, var, eps, along_one, along_x_hat):
+    """dx = (gamma g - along_one - x_hat along_x_hat) / sqrt(var + eps). All but g and x are (C,), in float64 but for gamma.
+
+    With the means of gamma g and of gamma g x_hat over all values, that is the gradient of batch_norm.
+    """
+    _, view = _channels(x)
+    dtype, g, x = x.dtype, _wide(g), _wide(x)
+    inv_std = (1.0 / _xp(x).sqrt(var + eps)).reshape(view).astype(x.dtype)
+    x_hat = _centred(x, mean.reshape(view))
+    x_hat *= inv_std
+    x_hat *= along_x_hat.reshape(view).astype(x.dtype)
+    x_hat += along_one.reshape(view).astype(x.dtype)
+    dx = _xp(x).subtract(g if gamma is None else g * gamma.reshape(view), x_hat, out=x_hat)
+    dx *= inv_std
+    return dx.astype(dtype, copy=False)
 
 
 def follow(running_mean, running_var, mean, var, weight, correction):

@@ -18,13 +18,14 @@ def convert(model: nn.Module, to: str, *, groups: int | None = None, ghost_size:
 
     ``to`` is "group" (GroupNorm of ``groups`` groups; by default groups of 8 channels, or of as many as divide them), "layer"
     (GroupNorm with one group: over all of an example's channels and positions), "ghost" (GhostBatchNorm of ``ghost_size``
-    examples), "renorm" (BatchRenorm; ``options`` such as r_max) or "batch" (back from the last two). The latter three keep the
+    examples), "renorm" (BatchRenorm; ``options`` such as r_max) or "batch" (back from the last two, or from
+    ``distributed.convert_sync_batchnorm``). The latter three keep the
     running statistics, momentum and mode too, and in evaluation the function stays the same; the first two compute another
     function: train again. A model that is itself a BatchNorm is replaced by what is returned. Other layers stay as they
     are. An optimizer goes on with the same gamma and beta, which stay the same Parameters.
 
-    Raises ValueError for another ``to``, groups that do not divide the channels, and options that the new layer does not have;
-    then nothing has changed.
+    Raises ValueError for another ``to``, groups that do not divide the channels, options that the new layer does not have, and
+    a ``SyncBatchNorm`` for inputs of several shapes, of which "ghost", "renorm" and "batch" take one; then nothing has changed.
     """
     need_model("convert", model)
     if to not in _KINDS:
@@ -48,7 +49,7 @@ def _made(old: BatchNorm, to: str, groups: int | None, ghost_size: int, options:
         count = 1 if to == "layer" else c // gcd(c, 8) if groups is None else groups
         new = nn.GroupNorm(count, c, old.eps, affine=old.weight is not None, **options)
     else:
-        kind = {"ghost": "GhostBatchNorm", "renorm": "BatchRenorm", "batch": "BatchNorm"}[to] + _SUFFIX[old._shapes]
+        kind = {"ghost": "GhostBatchNorm", "renorm": "BatchRenorm", "batch": "BatchNorm"}[to] + _suffix(old)
         size = (ghost_size,) if to == "ghost" else ()
         usual = {"eps": old.eps, "momentum": old.momentum, "affine": old.affine, "variance": old.variance, "fused": old.fused}
         made: BatchNorm = getattr(nn, kind)(
@@ -59,6 +60,15 @@ def _made(old: BatchNorm, to: str, groups: int | None, ghost_size: int, options:
         new = made
     new.weight, new.bias = old.weight, old.bias
     return new
+
+
+def _suffix(layer: BatchNorm) -> str:
+    if layer._shapes not in _SUFFIX:
+        raise ValueError(
+            f"convert expected layers that say what inputs they take, got {type(layer).__name__}, which takes several: put "
+            "nn.BatchNorm1d, nn.BatchNorm2d or nn.BatchNorm3d in its place yourself"
+        )
+    return _SUFFIX[layer._shapes]
 
 
 def no_weight_decay(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:

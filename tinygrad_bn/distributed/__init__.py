@@ -9,5 +9,9 @@ from .data_parallel import DataParallel
 from .operations import all_reduce, broadcast, check_grads
 from .sharding import shard
 from .start import barrier, init, rank, size
+from .sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
-__all__ = ["Checkpoint", "DataParallel", "all_reduce", "barrier", "broadcast", "check_grads", "init", "rank", "shard", "size"]
+__all__ = [
+    "Checkpoint", "DataParallel", "SyncBatchNorm", "all_reduce", "barrier", "broadcast", "check_grads",
+    "convert_sync_batchnorm", "init", "rank", "shard", "size",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,21 +106,28 @@ class _BatchNorm(AffineNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         """By the statistics of x itself, which the running ones then follow in training."""
-        batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
-        y, statistics = batch_norm(x, self.weight, self.bias, eps=self.eps)
+        y, statistics = self._operation(x, self.weight, self.bias, eps=self.eps)
         if self.tracks:
             self._track(x, *statistics)
         return y
 
-    def _track(self, x: Tensor, mean: Any, var: Any) -> None:
-        """Let the running statistics follow. Everything is made before anything is replaced."""
+    @property
+    def _operation(self) -> Callable[..., Any]:
+        """What normalises by the batch: it returns y, and the statistics that ``_track`` takes."""
+        return ops.batch_norm if self.fused else ops.batch_norm_composed
+
+    def _track(self, x: Tensor, mean: Any, var: Any, count: int | None = None) -> None:
+        """Let the running statistics follow those of ``count`` values per channel, by default of all that x has.
+
+        Everything is made before anything is replaced.
+        """
         assert self.running_mean is not None and self.running_var is not None
         name = type(self).__name__
         if self.running_mean.dtype != x.dtype or self.running_mean.shape != mean.shape:
             check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
         if type(mean) is not type(self.running_mean._data):
             need_one_device(name, x=x, running_mean=self.running_mean)
-        m = x.size // self.num_features
+        m = x.size // self.num_features if count is None else count
         weight = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else float(self.momentum)
         old = self.running_mean._data, self.running_var._data
         new_mean, new_var, finite = kernels_of(mean).follow(

@@ -40,9 +40,8 @@ class _GhostBatchNorm(_BatchNorm):
         n, size = x.shape[0], self.ghost_size
         if n <= size:
             return super()._normalise(x)
-        batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
         ghosts = [x[i : i + size] for i in range(0, n, size)]
-        found = [batch_norm(ghost, self.weight, self.bias, eps=self.eps) for ghost in ghosts]
+        found = [self._operation(ghost, self.weight, self.bias, eps=self.eps) for ghost in ghosts]
         if self.tracks:
             for ghost, (_, statistics) in zip(ghosts, found, strict=True):
                 self._track(ghost, *statistics)

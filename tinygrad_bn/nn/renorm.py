@@ -51,8 +51,7 @@ class _BatchRenorm(_BatchNorm):
         assert self.running_mean is not None and self.running_var is not None
         # Checked first, since they are used after the running statistics have followed.
         check_parameters(type(self).__name__, x, {"gamma": self.weight, "beta": self.bias}, (self.num_features,))
-        batch_norm = ops.batch_norm if self.fused else ops.batch_norm_composed
-        x_hat, (mean, var) = batch_norm(x, None, None, eps=self.eps)
+        x_hat, (mean, var) = self._operation(x, None, None, eps=self.eps)
         xp, before = xp_of(mean), (self.running_mean._data, self.running_var._data)
         self._track(x, mean, var)
         sigma = xp.sqrt(before[1] + self.eps)

@@ -45,10 +45,11 @@ def _wide(x):
     return cast(x, dtype="float32") if x.dtype == "float16" else x
 
 
-def _rule(g, x, gamma, axes, eps, view, affine_axes):
+def rule(g, x, gamma, axes, eps, view, affine_axes, mean=mean):
     """dx, dgamma, dbeta of gamma (x - mean) / sqrt(var + eps) + beta, in operations. Ioffe & Szegedy 2015, section 3.
 
-    ``axes``: of the statistics; ``view``: gamma's shape when it is multiplied; ``affine_axes``: along which gamma repeats.
+    ``axes``: of the statistics; ``view``: gamma's shape when it is multiplied; ``affine_axes``: along which gamma repeats;
+    ``mean``: another one, over more than this x.
     """
     g, x = _wide(g), _wide(x)
     d = x - mean(x, axes, keepdims=True)
@@ -78,22 +79,28 @@ def batch_norm(x, gamma=None, beta=None, *, eps=1e-5):
 
 def _check_batch(x, gamma, beta, eps):
     """eps as a float; the rest is for raising."""
-    if len(shape_of("batch_norm", x)) < 2:
-        raise ValueError(f"batch_norm expected an input of shape (N, C, ...), got {x.shape}")
-    check_parameters("batch_norm", x, {"gamma": gamma, "beta": beta}, x.shape[1:2])
+    eps = check_batch("batch_norm", x, gamma, beta, eps)
     m = x.size // x.shape[1] if x.shape[1] else 0
     if m < 2:
         raise ValueError(
             f"batch_norm expected more than 1 value per channel in training, got {m} (input of shape {x.shape}); is this a "
             "last, partial batch? Leave it out with drop_last=True"
         )
-    return need_number("batch_norm", "eps", eps, 0)
+    return eps
+
+
+def check_batch(name, x, gamma, beta, eps):
+    """eps as a float, of any number of examples; the rest is for raising."""
+    if len(shape_of(name, x)) < 2:
+        raise ValueError(f"{name} expected an input of shape (N, C, ...), got {x.shape}")
+    check_parameters(name, x, {"gamma": gamma, "beta": beta}, x.shape[1:2])
+    return need_number(name, "eps", eps, 0)
 
 
 @batch_norm.vjp
 def _(g, _y, x, gamma, _beta, *, aux, eps):
     axes = channel_axes(len(x.shape))
-    return _rule(g, x, gamma, axes, eps, (1, -1) + (1,) * (len(x.shape) - 2), axes)
+    return rule(g, x, gamma, axes, eps, (1, -1) + (1,) * (len(x.shape) - 2), axes)
 
 
 @batch_norm.fused_vjp
@@ -103,7 +110,11 @@ def _(g, _y, x, gamma, _beta, *, aux, eps):
 
 def batch_norm_composed(x, gamma=None, beta=None, eps=1e-5):
     """What batch_norm computes, as a graph of primitive operations: to be looked at, and to hold the fused one against."""
-    eps = _check_batch(x, gamma, beta, eps)
+    return composed(x, gamma, beta, _check_batch(x, gamma, beta, eps))
+
+
+def composed(x, gamma, beta, eps, mean=mean):
+    """batch_norm_composed, of checked arguments. ``mean``: another one, over more than this x."""
     dtype, x = x.dtype, _wide(x)
     axes = channel_axes(len(x.shape))
     mu = mean(x, axes, keepdims=True)
@@ -170,7 +181,7 @@ def _layer_view(shape, axes):
 @_layer_norm.vjp
 def _(g, _y, x, gamma, _beta, *, aux, axes, eps):
     others = tuple(i for i in range(len(x.shape)) if i not in axes)
-    return _rule(g, x, gamma, axes, eps, _layer_view(x.shape, axes), others)
+    return rule(g, x, gamma, axes, eps, _layer_view(x.shape, axes), others)
 
 
 @_layer_norm.fused_vjp
@@ -203,7 +214,7 @@ def _(g, _y, x, gamma, _beta, *, aux, num_groups, eps):
     grouped = (n, num_groups, c // num_groups, *rest)
     axes = tuple(range(2, len(grouped)))
     view = (1, num_groups, c // num_groups, *(1,) * len(rest))
-    dx, dgamma, dbeta = _rule(reshape(g, grouped), reshape(x, grouped), gamma, axes, eps, view, (0, *axes[1:]))
+    dx, dgamma, dbeta = rule(reshape(g, grouped), reshape(x, grouped), gamma, axes, eps, view, (0, *axes[1:]))
     return reshape(dx, x.shape), dgamma, dbeta
 
 

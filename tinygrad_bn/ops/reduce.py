@@ -115,14 +115,19 @@ def _(g, _out, _x, *, axis, keepdims):
     return (_spread_array(g, _x.shape, axis),)
 
 
+def _elements_each(shape, reduced):
+    """How many elements each mean is of; 0 where there is no mean."""
+    return float(prod(shape) // max(1, prod(reduced)))
+
+
 @mean.vjp
 def _(g, _out, _x, *, axis, keepdims):
-    return (_spread(g / float(prod(_x.shape) // prod(g.shape)), _x.shape, axis),)
+    return (_spread(g / _elements_each(_x.shape, g.shape), _x.shape, axis),)
 
 
 @mean.fused_vjp
 def _(g, _out, _x, *, axis, keepdims):
-    return (_spread_array(g / float(prod(_x.shape) // prod(g.shape)), _x.shape, axis),)
+    return (_spread_array(g / _elements_each(_x.shape, g.shape), _x.shape, axis),)
 
 
 @var.vjp

@@ -35,6 +35,7 @@ COMPILED = {
     "philox": ("dropout",),
     "pool": ("max_pool2d", "max_pool2d_scatter", "max_pool2d_gather", "avg_pool2d", "avg_pool2d_spread"),
     "running": ("follow",),
+    "sync_norm": ("batch_norm_moments", "batch_norm_apply", "batch_norm_sums", "batch_norm_input"),
 }
 # Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
 _ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17

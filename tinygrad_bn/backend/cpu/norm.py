@@ -41,6 +41,8 @@ from .team import SECOND_PASS, go_on, join, leave, meet, run, take
 
 _LEAST_ITEM, _MOST_ITEM = 1 << 13, 1 << 16  # elements in an item of work
 _WIDTH = 256  # elements in a row, if rows can be joined for that
+# The passes that a kernel does: the first is for statistics or sums, the second applies them.
+BOTH, FIRST, SECOND = 0, 1, 2
 _GROWTH = 7  # each block of rows has at most so many times the rows seen before it
 
 # ----- rows: x is (R, W), in items of ``item_rows``, and has statistics of columns
@@ -48,7 +50,7 @@ _GROWTH = 7  # each block of rows has at most so many times the rows seen before
 
 @compiled
 def _normalise_rows(
-    team, items, x, item_rows, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
+    team, items, passes, x, item_rows, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
 ):  # fmt: skip
     """y, mean and variance. parts (3, items, W), of which ``joined`` is a view, has the moments of each column in each item.
 
@@ -96,6 +98,8 @@ def _normalise_rows(
     if meet(team, slot, done, items):
         _settle(joined, each, last, share, gamma, beta, eps, statistics, coefficients)
         go_on(team)
+    if passes == FIRST:
+        return leave(team, slot)
     while True:
         item = take(team, slot, items, SECOND_PASS)
         if item >= items:
@@ -128,7 +132,8 @@ def _map_rows(team, items, x, item_rows, coefficients, y):
 
 @compiled
 def _differentiate_rows(
-    team, items, g, x, item_rows, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta, dx
+    team, items, passes, g, x, item_rows, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma,
+    dbeta, dx
 ):  # fmt: skip
     """dx = g scale - ((x - near) slope + shift), by columns: coefficients (4, Q, W) as in ``_apply_rows``; dgamma, dbeta.
 
@@ -137,7 +142,7 @@ def _differentiate_rows(
     slot, done = join(team), 0
     channels = gamma.size
     near = np.empty(x.shape[1], x.dtype)
-    while True:
+    while passes != SECOND:
         item = take(team, slot, items)
         if item >= items:
             break
@@ -158,9 +163,11 @@ def _differentiate_rows(
             add(g[i], sums)
             add_products(g[i], x[i], near, products)
         done += 1
-    if meet(team, slot, done, items):
+    if passes != SECOND and meet(team, slot, done, items):
         _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
         go_on(team)
+    if passes == FIRST:
+        return leave(team, slot)
     while True:
         item = take(team, slot, items, SECOND_PASS)
         if item >= items:
@@ -179,7 +186,7 @@ def _differentiate_rows(
 
 @compiled
 def _normalise_planes(
-    team, items, x, item_planes, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
+    team, items, passes, x, item_planes, each, last, share, gamma, beta, eps, parts, joined, statistics, coefficients, flat, y
 ):  # fmt: skip
     """y, and mean and variance. parts (3, P), of which ``joined`` is a view, has the moments of each plane."""
     slot, done = join(team), 0
@@ -194,6 +201,8 @@ def _normalise_planes(
     if meet(team, slot, done, items):
         _settle(joined, each, last, share, gamma, beta, eps, statistics, coefficients)
         go_on(team)
+    if passes == FIRST:
+        return leave(team, slot)
     while True:
         item = take(team, slot, items, SECOND_PASS)
         if item >= items:
@@ -225,7 +234,8 @@ def _map_planes(team, items, x, item_planes, coefficients, y):
 
 @compiled
 def _differentiate_planes(
-    team, items, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta, dx
+    team, items, passes, g, x, item_planes, count, share, gamma, eps, mean, var, parts, joined, coefficients, flat, dgamma,
+    dbeta, dx
 ):  # fmt: skip
     """dx = g scale - ((x - near) slope + shift): coefficients (4, Q) as in ``_apply_planes``; dgamma, dbeta.
 
@@ -233,7 +243,7 @@ def _differentiate_planes(
     """
     slot, done = join(team), 0
     sums, products = np.empty(LANES), np.empty(LANES)
-    while True:
+    while passes != SECOND:
         item = take(team, slot, items)
         if item >= items:
             break
@@ -241,9 +251,11 @@ def _differentiate_planes(
             near = x.dtype.type(mean[p % flat.shape[1] // share])
             parts[0, p], parts[1, p] = plane_sums(g[p], x[p], near, sums, products)
         done += 1
-    if meet(team, slot, done, items):
+    if passes != SECOND and meet(team, slot, done, items):
         _settle_gradient(joined, mean, var, count, share, gamma, eps, dgamma, dbeta, coefficients)
         go_on(team)
+    if passes == FIRST:
+        return leave(team, slot)
     while True:
         item = take(team, slot, items, SECOND_PASS)
         if item >= items:
@@ -466,8 +478,8 @@ def _forward(x, gamma, beta, eps, sets, share):
     statistics = np.empty((2, sets * x.shape[1] // share))
     weight, bias = plan.unit if gamma is None else (plain(gamma), plain(beta))
     run_kernel(
-        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, plan.seen(x), plan.each, *plan.counts, share,
-        weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
+        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, BOTH, plan.seen(x), plan.each, *plan.counts,
+        share, weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
     )  # fmt: skip
     plan.give_back(lent)
     return y, statistics[0], statistics[1]
@@ -484,8 +496,8 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     dgamma, dbeta = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
     run_kernel(
-        _differentiate_rows if rows else _differentiate_planes, plan.items, x.nbytes, plan.seen(g), plan.seen(x), plan.each,
-        float(x.size // mean.size), share, weight, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
+        _differentiate_rows if rows else _differentiate_planes, plan.items, x.nbytes, BOTH, plan.seen(g), plan.seen(x),
+        plan.each, float(x.size // mean.size), share, weight, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
         plan.seen(dx),
     )  # fmt: skip
     plan.give_back(lent)
