@@ -117,7 +117,7 @@ def _(g, _out, _x, *, axis, keepdims):
 
 def _elements_each(shape, reduced):
     """How many elements each mean is of; 0 where there is no mean."""
-    return float(prod(shape) // max(1, prod(reduced)))
+    return float(prod(shape) // (prod(reduced) or 1))
 
 
 @mean.vjp
