@@ -75,7 +75,7 @@ def throughput(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
 
 
 def hidden(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
-    """The share of the communication that backward hides, by kind: (after - with) / (after - without)."""
+    """What the exchange of gradients adds to a step if it comes after backward and if it does not; by kind."""
     found = {}
     for kind in ("batch", "sync"):
         taken = []
@@ -84,9 +84,8 @@ def hidden(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
             taken.append(mpiexec(2, "parts", kind, WORKLOAD, str(seconds)))
             bar.update()
         middle = {name: median(t[name] for t in taken) for name in taken[0]}
-        cost = middle["after_s"] - middle["without_s"]
-        shares = [(t["after_s"] - t["with_s"]) / (t["after_s"] - t["without_s"]) for t in taken]
-        found[kind] = {**middle, "exchange_s": cost, "share": median(shares), "shares": shares}
+        shares = [1 - t["shown_s"] / t["exchange_s"] for t in taken]
+        found[kind] = {**middle, "share": 1 - middle["shown_s"] / middle["exchange_s"], "shares": shares}
     return found
 
 

@@ -1,11 +1,11 @@
 """What one rank of distributed.py does; ``mpiexec -n N python benchmarks/ranks.py`` ... prints figures in JSON on rank 0.
 
-    steps KIND WORKLOAD SECONDS     seconds of a training step; KIND: alone (the ranks have nothing to do with each other),
-                                    batch (DataParallel, each rank with its own BatchNorm) or sync (with SyncBatchNorm)
-    parts KIND WORKLOAD SECONDS     seconds of a step without the exchange of gradients, with it, and with it after backward
-    anatomy WORKLOAD SECONDS        of a step on one rank: seconds, bytes of its gradients, seconds of backward in which they
-                                    can travel, channels of its BatchNorms
-    reduce SIZE ...                 seconds of an all-reduce of so many bytes, and of an all-gather from each rank
+steps KIND WORKLOAD SECONDS     seconds of a training step; KIND: alone (the ranks have nothing to do with each other),
+                                batch (DataParallel, each rank with its own BatchNorm) or sync (with SyncBatchNorm)
+parts KIND WORKLOAD SECONDS     seconds of a step without the exchange of gradients, with it, and with it after backward
+anatomy WORKLOAD SECONDS        of a step on one rank: seconds, bytes of its gradients, seconds of backward in which they
+                                can travel, channels of its BatchNorms
+reduce SIZE ...                 seconds of an all-reduce of so many bytes, and of an all-gather from each rank
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def steps(kind: str, workload: str, seconds: float) -> dict[str, float]:
 
 
 def parts(kind: str, workload: str, seconds: float) -> dict[str, float]:
-    """Steps of three sorts in turn, each begun by all ranks together, so that a rank's pace is not taken for communication."""
+    """Steps of three sorts in turn, each begun by all ranks together; what the exchange adds to a step, after backward or during it.
+
+    Medians of differences in one turn, for the exchange is short beside a step, and the machine's pace changes.
+    """
     training = Training(kind, workload)
     flat = np.zeros(sum(p.data.size for p in training.parameters), np.float32)
     sorts = {
@@ -102,7 +105,11 @@ def parts(kind: str, workload: str, seconds: float) -> dict[str, float]:
         for name, do in sorts.items():
             distributed.barrier()
             times[name].append(float(every(timed(do)).max()))
-    return {**{name: median(t) for name, t in times.items()}, "gradient_bytes": float(flat.nbytes)}
+    without, shown, after = (np.array(times[name]) for name in sorts)
+    return {
+        "without_s": float(np.median(without)), "exchange_s": float(np.median(after - without)),
+        "shown_s": float(np.median(shown - without)), "gradient_bytes": float(flat.nbytes), "steps": count,
+    }  # fmt: skip
 
 
 def anatomy(workload: str, seconds: float) -> dict[str, Any]:

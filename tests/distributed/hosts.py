@@ -172,7 +172,9 @@ def _wait_for_carrier(namespaces: Sequence[str]) -> None:
     """The kernel tells devices of their cable up to a second after it was plugged in, and MPI takes no device without one."""
     for name in namespaces:
         until = time.monotonic() + 10
-        while "LOWER_UP" not in subprocess.run(["ip", "-n", name, "link", "show", DEVICE], capture_output=True, text=True).stdout:
+        while (
+            "LOWER_UP" not in subprocess.run(["ip", "-n", name, "link", "show", DEVICE], capture_output=True, text=True).stdout
+        ):
             if time.monotonic() > until:
                 raise RuntimeError(f"{DEVICE} of {name} got no carrier")
             time.sleep(0.01)
