@@ -53,20 +53,28 @@ def measured_on() -> dict[str, str]:
     return found
 
 
-def busy_cores(seconds: float = 0.5) -> float:
-    """How many cores others keep busy while this process waits; NaN where the system does not say."""
+@contextmanager
+def others() -> Iterator[list[float]]:
+    """How many cores other processes keep busy during the block: one figure in the list, at its end.
 
-    def ticks() -> tuple[float, float]:
-        figures = [float(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(figures), figures[3] + figures[4]  # idle, and waiting for a disk
+    What this process does counts as its own, and so does what its children do that end in the block. No figure without /proc.
+    """
 
-    try:
-        total, idle = ticks()
-        time.sleep(seconds)
-        total_after, idle_after = ticks()
-    except OSError:
-        return math.nan
-    return (os.cpu_count() or 1) * (1 - (idle_after - idle) / max(1.0, total_after - total))
+    def busy() -> float:
+        user, nice, system, _idle, _waiting, interrupts, soft, *_ = map(float, stat.read_text().split()[1:11])
+        return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+    def own() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    stat, found = Path("/proc/stat"), list[float]()
+    if not stat.exists():
+        yield found
+        return
+    start, before = time.perf_counter(), busy() - own()
+    yield found
+    found.append(max(0.0, (busy() - own() - before) / (time.perf_counter() - start)))
 
 
 def _version(library: str) -> str:

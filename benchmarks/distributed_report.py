@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sys
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cost_model import Model, Network
 START, END = "<!-- measured: written by benchmarks/distributed.py --publish -->", "<!-- end of what was measured -->"
 # What nobody could measure here: seconds a message from process to process, and bits a second.
 ASSUMED = {"10 Gbit/s, TCP": Network(25e-6, 8 / 10e9), "100 Gbit/s, RDMA": Network(3e-6, 8 / 100e9)}
+DEVICES = {"this core": 1, "50 times as fast": 50}
 RANKS = 8, 64, 1024
 
 
@@ -29,7 +31,7 @@ def text(results: dict[str, Any], markdown: bool = False) -> str:
     """All tables; in Markdown for docs/."""
     parts = [_conditions(results), _throughput(results, markdown), _hidden(results)]
     if "exchanges" in results:
-        parts += [_exchanges(results, markdown), _predictions(results, markdown), _sync_share(results)]
+        parts += [_exchanges(results, markdown), _predictions(results, markdown), _sync_waits(results, markdown)]
     return "\n\n".join(parts)
 
 
@@ -40,13 +42,12 @@ def _table(header: list[str], rows: list[list[str]], markdown: bool) -> str:
 
 def _conditions(results: dict[str, Any]) -> str:
     on = results["measured_on"]
-    busy = results["throughput"]["busy_cores_before"]
     versions = ", ".join(f"{name} {on[name]}" for name in ("python", "numpy", "numba", "mpi4py", "mpich") if name in on)
-    quiet = "the machine was quiet" if max(busy) < 0.2 else "THE MACHINE WAS NOT QUIET: measure again"
-    return (
-        f"Measured on {on['date']}: {on['processor']}, {on['cores']} cores, {versions}. Before the rounds other processes kept "
-        f"{min(busy):.2f} to {max(busy):.2f} cores busy: {quiet}."
-    )
+    said = f"Measured on {on['date']}: {on['processor']}, {on['cores']} cores, {versions}."
+    for busy in results["others_cores"]:
+        quiet = "." if busy < 0.05 else ": THE MACHINE WAS NOT QUIET, measure again."
+        said += f" Meanwhile other processes kept {busy:.2f} cores busy{quiet}"
+    return said
 
 
 def _throughput(results: dict[str, Any], markdown: bool) -> str:
@@ -79,9 +80,8 @@ def _hidden(results: dict[str, Any]) -> str:
         low, high = min(h["shares"]), max(h["shares"])
         lines.append(
             f"* With {name}, {h['gradient_bytes'] / 1e6:.1f} MB of gradients add {1e3 * h['exchange_s']:.2f} ms to a step of "
-            f"{1e3 * h['without_s']:.1f} ms if they are sent after backward, and {1e3 * h['shown_s']:.2f} ms "
-            f"if they are sent while it goes on: {100 * h['share']:.0f} % of the exchange is hidden (rounds: {100 * low:.0f} to "
-            f"{100 * high:.0f} %)."
+            f"{1e3 * h['without_s']:.1f} ms if they travel after backward, and {1e3 * h['shown_s']:.2f} ms if during it: "
+            f"backward hides {100 * h['share']:.0f} % of the exchange (rounds: {100 * low:.0f} to {100 * high:.0f} %)."
         )
     return "\n".join(lines)
 
@@ -99,11 +99,22 @@ def _exchanges(results: dict[str, Any], markdown: bool) -> str:
     for name, (network, error) in fitted(results).items():
         e = results["exchanges"][name]
         by_size = dict(zip(e["sizes"], e["all_reduce_s"], strict=True))
-        times = [_time(by_size[size]) for size in (8, 1 << 18, 1 << 26)]
+        times = [_time(by_size[size]) for size in (8, 512, 1 << 18, 1 << 26)]
         rate = f"{1 / network.per_byte / 1e9:.2f}" if network.per_byte else "-"
         ping = _time(e["round_trip_s"]) if "round_trip_s" in e else "-"
         rows.append([name, ping, *times, _time(e["all_gather_s"][2]), _time(network.latency), rate, f"{error:.0%}"])
-    header = ["all-reduce over", "round trip", "8 B", "256 kB", "64 MB", "gather 512 B", "latency", "GB/s", "off by at most"]
+    header = [
+        "all-reduce over",
+        "round trip",
+        "8 B",
+        "512 B",
+        "256 kB",
+        "64 MB",
+        "gather 512 B",
+        "latency",
+        "GB/s",
+        "off by at most",
+    ]
     return _table(header, rows, markdown)
 
 
@@ -116,37 +127,42 @@ def networks(results: dict[str, Any]) -> dict[str, Network]:
     return {"shared memory, as here": fitted(results)["shared memory, 2 ranks"][0], **ASSUMED}
 
 
-def model_of(results: dict[str, Any], name: str) -> Model:
-    m = results["models"][name]
-    return Model(m["step_s"], m["gradient_bytes"], m["hideable_s"], m["channels"])
+def model_of(results: dict[str, Any], name: str, device: str) -> Model:
+    m, faster = results["models"][name], DEVICES[device]
+    return Model(m["step_s"] / faster, m["gradient_bytes"], m["hideable_s"] / faster, m["channels"])
 
 
 def _predictions(results: dict[str, Any], markdown: bool) -> str:
-    """Times one rank's throughput, for each network to be trained, kind of normalisation, and network."""
+    """The pace of a rank, in percent of a single one's."""
     rows = []
     for name in results["models"]:
-        model = model_of(results, name)
-        for where, network in networks(results).items():
-            for kind, sync in (("BatchNorm", False), ("SyncBatchNorm", True)):
-                figures = [r * model.compute / cost_model.step(model, network, r, sync) for r in RANKS]
-                rows.append([f"{name}, {kind}; {where}", *(f"{f:,.1f}" for f in figures)])
-    return _table(["times 1 rank, predicted", *(f"{r:,} ranks" for r in RANKS)], rows, markdown)
+        for device in DEVICES:
+            model = model_of(results, name, device)
+            for where, network in networks(results).items():
+                for kind, sync in (("BatchNorm", False), ("SyncBatchNorm", True)):
+                    pace = [100 * model.compute / cost_model.step(model, network, r, sync) for r in RANKS]
+                    rows.append([f"{name}, {kind}, {device}, {where}", *(f"{p:.0f}" for p in pace)])
+    return _table(["pace of a rank, % of a single one's", *(f"{r:,} ranks" for r in RANKS)], rows, markdown)
 
 
-def _sync_share(results: dict[str, Any]) -> str:
-    lines = []
+def _sync_waits(results: dict[str, Any], markdown: bool) -> str:
+    """What SyncBatchNorm waits on 1,024 ranks, and from which batch on that is a tenth of the computing."""
+    rows = []
     for name in results["models"]:
-        model = model_of(results, name)
         for where, network in ASSUMED.items():
-            wait = cost_model.sync_batch_norm(network, 1024, model.channels)
-            gather = sum(1023 * 8 * (1 + 2 * c) * network.per_byte for c in model.channels)
-            least = wait / (0.1 * model.compute / 64)
-            lines.append(
-                f"* {name}, {where}, 1,024 ranks: the {len(model.channels)} SyncBatchNorm layers wait {_time(wait)} a step, "
-                f"{_time(gather)} of it for the bytes of the all-gathers; that is below a tenth of the computing from a batch of "
-                f"{least:.0f} a rank on."
-            )
-    return "\n".join(lines)
+            models = [model_of(results, name, device) for device in DEVICES]
+            wait = cost_model.sync_batch_norm(network, 1024, models[0].channels)
+            gather = sum(1023 * 8 * (1 + 2 * c) * network.per_byte for c in models[0].channels)
+            batches = [f"{ceil(64 * wait / (0.1 * model.compute)):,}" for model in models]
+            rows.append([f"{name}, {where}", str(len(models[0].channels)), _time(wait), _time(gather), *batches])
+    header = [
+        "SyncBatchNorm on 1,024 ranks",
+        "layers",
+        "waits a step",
+        "for bytes",
+        *(f"batch, {device}" for device in DEVICES),
+    ]
+    return _table(header, rows, markdown)
 
 
 # ----- docs/
@@ -168,20 +184,21 @@ def draw(results: dict[str, Any], path: Path) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     import look
 
-    model = model_of(results, "cnn")
-    slow = ASSUMED["10 Gbit/s, TCP"]
-    kept = model.compute / cost_model.step(model, slow, 1024, True)
+    slow, fast = (model_of(results, "cnn", device) for device in DEVICES)
+    network = ASSUMED["10 Gbit/s, TCP"]
+    kept = [model.compute / cost_model.step(model, network, 1024, True) for model in (slow, fast)]
     on = results["measured_on"]
     with look.style():
         figure = look.new_figure(
-            f"1,024 ranks on 10 Gbit/s would keep {kept:.0%} of each rank's pace",
-            f"Left: measured between two ranks on {on['cores']} cores of an {on['processor']} ({on['date']}). Right: the cost model,\n"
-            f"a CNN with batch 64 and one thread a rank, {1e3 * model.compute:.0f} ms of computing a step; networks as assumed.",
+            f"1,024 ranks with SyncBatchNorm: slow cores keep {kept[0]:.0%} of their pace, fast devices {kept[1]:.0%}",
+            f"Left: measured between two ranks on {on['cores']} cores of an {on['processor']}, {on['date']}. Right: predicted by "
+            f"the cost model for a\nCNN with batch 64 a rank, {1e3 * slow.compute:.0f} ms of computing a step on such a core; "
+            "networks as assumed in the text.",
             (7, 4.2),
         )
-        left, right = figure.add_axes((0.085, 0.12, 0.36, 0.65)), figure.add_axes((0.585, 0.12, 0.27, 0.65))
+        left, right = figure.add_axes((0.09, 0.12, 0.36, 0.65)), figure.add_axes((0.565, 0.12, 0.25, 0.65))
         _draw_exchanges(left, results, look)
-        _draw_predictions(right, model, look)
+        _draw_predictions(right, slow, fast, look)
         look.save(figure, path)
 
 
@@ -214,17 +231,20 @@ def _draw_exchanges(axes: Any, results: dict[str, Any], look: Any) -> None:
     )
 
 
-def _draw_predictions(axes: Any, model: Model, look: Any) -> None:
+def _draw_predictions(axes: Any, slow: Model, fast: Model, look: Any) -> None:
     ranks = [1 << k for k in range(11)]
-    axes.set(xscale="log", xlabel="ranks", ylabel="pace of a rank, % of a single one's", ylim=(0, 104))
+    axes.set(xscale="log", xlabel="ranks", ylabel="pace of a rank, % of a single one's", xlim=(1, 1024), ylim=(0, 104))
+    ten, hundred = ASSUMED.values()
+    curves = [
+        ("a core,\n10 Gbit/s", slow, ten, True, look.BATCHNORM, "o-"),
+        ("50 times as fast,\n100 Gbit/s", fast, hundred, True, "#009E73", "s-"),
+        ("50 times as fast,\n10 Gbit/s", fast, ten, True, "#AA4499", "D-"),
+        ("the same without\nSyncBatchNorm", fast, ten, False, look.PLAIN, "x--"),
+    ]
     names = []
-    short = {"10 Gbit/s, TCP": "10 Gbit/s", "100 Gbit/s, RDMA": "100 Gbit/s"}
-    for (where, network), colour in zip(ASSUMED.items(), ("#D55E00", look.BATCHNORM), strict=True):
-        for sync, dashes in ((True, "-"), (False, "--")):
-            pace = [100 * model.compute / cost_model.step(model, network, r, sync) for r in ranks]
-            axes.plot(ranks, pace, dashes, color=colour, marker="o" if sync else "x", markersize=3)
-            names.append((ranks[-1], pace[-1], f"{short[where]},\n{'Sync' if sync else ''}BatchNorm", colour))
-    axes.set_xlim(1, 1024)
-    look.plain_ticks(axes.xaxis, [1 << k for k in range(11)], [1, 8, 64, 1024])
+    for name, model, network, sync, colour, marks in curves:
+        pace = [100 * model.compute / cost_model.step(model, network, r, sync) for r in ranks]
+        axes.plot(ranks, pace, marks, color=colour, markersize=3.5, clip_on=False)
+        names.append((ranks[-1], pace[-1], name, colour))
+    look.plain_ticks(axes.xaxis, ranks, [1, 8, 64, 1024])
     look.name_curves(axes, names)
-    axes.text(1.3, 3, "cost model, no measurement", fontsize=7.5)

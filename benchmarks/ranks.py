@@ -84,7 +84,7 @@ def steps(kind: str, workload: str, seconds: float) -> dict[str, float]:
 
 
 def parts(kind: str, workload: str, seconds: float) -> dict[str, float]:
-    """Steps of three sorts in turn, each begun by all ranks together; what the exchange adds to a step, after backward or during it.
+    """What the exchange of gradients adds to a step, after backward or during it, in steps that all ranks begin together.
 
     Medians of differences in one turn, for the exchange is short beside a step, and the machine's pace changes.
     """
