@@ -187,16 +187,17 @@ def draw(results: dict[str, Any], path: Path) -> None:
     slow, fast = (model_of(results, "cnn", device) for device in DEVICES)
     network = ASSUMED["10 Gbit/s, TCP"]
     kept = [model.compute / cost_model.step(model, network, 1024, True) for model in (slow, fast)]
+    kept_by_core, kept_by_fast = (f"{100 * share:.0f} %" for share in kept)
     on = results["measured_on"]
     with look.style():
         figure = look.new_figure(
-            f"1,024 ranks with SyncBatchNorm: slow cores keep {kept[0]:.0%} of their pace, fast devices {kept[1]:.0%}",
-            f"Left: measured between two ranks on {on['cores']} cores of an {on['processor']}, {on['date']}. Right: predicted by "
-            f"the cost model for a\nCNN with batch 64 a rank, {1e3 * slow.compute:.0f} ms of computing a step on such a core; "
-            "networks as assumed in the text.",
+            f"1,024 ranks, SyncBatchNorm, 10 Gbit/s: a core keeps {kept_by_core} of its pace, a fast device {kept_by_fast}",
+            f"Left: measured, two ranks on {on['cores']} cores of an {on['processor']}, {on['date']}. Right: predicted by the "
+            f"cost model,\na CNN with batch 64 a rank, {1e3 * slow.compute:.0f} ms of computing a step on such a core; networks: "
+            "see the text.",
             (7, 4.2),
         )
-        left, right = figure.add_axes((0.09, 0.12, 0.36, 0.65)), figure.add_axes((0.565, 0.12, 0.25, 0.65))
+        left, right = figure.add_axes((0.115, 0.12, 0.345, 0.65)), figure.add_axes((0.57, 0.12, 0.25, 0.65))
         _draw_exchanges(left, results, look)
         _draw_predictions(right, slow, fast, look)
         look.save(figure, path)
@@ -216,18 +217,19 @@ def _draw_exchanges(axes: Any, results: dict[str, Any], look: Any) -> None:
         e = results["exchanges"][name]
         network, _ = fitted(results)[name]
         axes.plot(e["sizes"], [1e3 * s for s in e["all_reduce_s"]], mark, color=colour, markersize=4.5)
-        line = [1e3 * (network.latency + n * network.per_byte) for n in e["sizes"]]
-        axes.plot(e["sizes"], line, color=colour, linewidth=1.0)
+        sizes = [2**k for k in range(3, 27)]
+        line = [1e3 * (network.latency + n * network.per_byte) for n in sizes]
+        axes.plot(sizes, line, color=colour, linewidth=1.0)
         names.append((e["sizes"][0], line[0], name.removesuffix(", 2 ranks"), colour))
     ticks = [8, 512, 1 << 15, 1 << 21, 1 << 26]
     axes.set_xticks(ticks, ["8", "512", "32 k", "2 M", "64 M"])
     axes.minorticks_off()
     look.plain_ticks(axes.yaxis, [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000])
-    axes.set_ylim(0.002, 10000)
+    axes.set_ylim(0.0006, 10000)
     for x, y, name, colour in names:
-        look.note(axes, name, (x, y), (0, 11 if "shared" not in name else -9), color=colour)
+        look.note(axes, name, (x, y), (0, 14 if "shared" not in name else -11), color=colour)
     axes.text(
-        0.03, 0.97, "dots: measured; lines: latency + bytes / bandwidth", transform=axes.transAxes, fontsize=7.5, va="top"
+        0.03, 0.97, "marks: measured; lines: latency + bytes / bandwidth", transform=axes.transAxes, fontsize=6.8, va="top"
     )
 
 
