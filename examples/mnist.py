@@ -5,6 +5,9 @@
     python examples/mnist.py --quick         # does it run at all? about ten seconds
     python examples/mnist.py --checkpoint DIR --resume   # goes on where a run that was killed had got to
 
+    mpiexec -n 8 python -m mpi4py.futures examples/mnist.py   # the runs spread over a cluster: 7 workers
+    mpiexec -n 2 python examples/mnist.py --distributed       # every run on all ranks together, with SyncBatchNorm
+
 Both arms start from the same weights and see the same batches, seed for seed. A learning rate counts as one that trains if
 every seed reaches TRAINS; a run that diverges counts as failed. Table, sentence and picture come from mnist_report.py.
 
@@ -34,9 +37,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from workers import Workers, ignore_interrupts, interrupt, interrupts, usable_cores
+from ranks import Parser, ends_all, launched, note, noted, over_mpi, rank_0_first
+from workers import Workers, available, ignore_interrupts, interrupt, interrupts
 
 import tinygrad_bn as tg
+from tinygrad_bn import distributed
 
 TRAINS = 0.90  # a network that trains has at least this test accuracy, in every seed; fixed before any run
 GRID = [10 ** (-2 + k / 2) for k in range(8)]  # half decades, 0.01 to 31.6
@@ -57,10 +62,11 @@ class Settings(NamedTuple):
     seeds: list[int]
     epochs: int
     batch_size: int
-    workers: int
+    workers: int  # or ranks
     quick: bool
     checkpoint: str | None = None  # a folder
     resume: bool = False
+    distributed: bool = False  # whether all ranks train each network together
 
 
 class Task(NamedTuple):
@@ -90,13 +96,17 @@ def load(settings: Settings) -> Data:
 
 
 def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
-    """Train one network and test it: the run as it stands in results.json."""
+    """Train one network and test it: the run as it stands in results.json.
+
+    If several ranks do so together, each takes a part of every batch; in a single process ``distributed`` changes nothing.
+    """
     (x, y), test = data
     start = time.perf_counter()
     tg.manual_seed(task.seed)  # the same seed: the same initial weights in both arms ...
     how = {"shuffle": True, "drop_last": True, "seed": task.seed, "device": settings.device}
     batches = tg.datasets.batches(x, y, settings.batch_size, **how)  # ... and batches
-    network = MODELS[settings.model](norm=ARMS[task.arm]).to(settings.device)
+    network = distributed.convert_sync_batchnorm(MODELS[settings.model](norm=ARMS[task.arm])).to(settings.device)
+    parallel = distributed.DataParallel(network)
     optimizer = tg.optim.SGD(network.parameters(), lr=task.lr)
     losses: list[float] = []
     unread: list[tg.Tensor] = []  # on a GPU, to read each loss at once would keep it waiting
@@ -106,9 +116,9 @@ def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
         return finished
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a network that diverges overflows; its loss tells
-        for images, labels in chain.from_iterable(repeat(batches, settings.epochs - batches.epoch)):
-            loss = tg.cross_entropy(network(tg.Tensor(images)), tg.Tensor(labels))
-            unread.append(loss.detach())
+        for images, labels in chain.from_iterable(repeat(distributed.shard(batches), settings.epochs - batches.epoch)):
+            loss = tg.cross_entropy(parallel(tg.Tensor(images)), tg.Tensor(labels))
+            unread.append(loss.detach() * (len(labels) / settings.batch_size))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -116,7 +126,8 @@ def train(task: Task, settings: Settings, data: Data) -> dict[str, Any]:
                 break
             if saved.checkpoint and not unread and len(losses) % SAVE_EVERY == 0:
                 saved.save(losses, None, network, optimizer, None, batches)
-        read(unread, losses)
+        if unread:
+            read(unread, losses)
         accuracy = evaluate(network, *test, settings.device) if math.isfinite(losses[-1]) else None
     result = {
         **task._asdict(),
@@ -135,7 +146,7 @@ class Saved:
 
     def __init__(self, task: Task, settings: Settings):
         folder = Path(settings.checkpoint or "", f"{task.arm}-{task.lr:.6g}-{task.seed}")
-        self.checkpoint = tg.interop.Checkpoint(folder, keep=2) if settings.checkpoint else None
+        self.checkpoint = distributed.Checkpoint(folder, keep=2) if settings.checkpoint else None
         self.resume = settings.resume
         self.what = [*task, *experiment(settings)]  # what the checkpoints belong to
 
@@ -160,24 +171,31 @@ def experiment(settings: Settings) -> list[Any]:
 
 
 def read(unread: list[tg.Tensor], losses: list[float]) -> bool:
-    """Move the losses to the list of those that were read, up to one that is not finite, and say whether all are."""
-    while unread and (not losses or math.isfinite(losses[-1])):
-        losses.append(float(unread.pop(0).item()))
+    """Move the losses to the list of those that were read, up to one that is not finite, and say whether all are.
+
+    Each rank has its share of each loss. Here they also agree whether somebody interrupted one of them.
+    """
+    *sums, interrupted = distributed.all_reduce(np.array([*(share.item() for share in unread), len(noted)]))
     unread.clear()
-    return math.isfinite(losses[-1])
+    if interrupted:
+        raise KeyboardInterrupt
+    for loss in sums:
+        losses.append(float(loss))
+        if not math.isfinite(loss):
+            return False
+    return True
 
 
 def evaluate(network: tg.nn.Module, x: np.ndarray, y: np.ndarray, device: str) -> float | None:
     """The share of images whose largest logit is their label; None if a logit is not finite."""
     network.eval()
-    right = 0
+    counts = np.zeros(2)  # of right answers, and of batches with logits that are not finite
     with tg.no_grad():
-        for images, labels in tg.datasets.batches(x, y, TEST_BATCH):
+        for images, labels in distributed.shard(tg.datasets.batches(x, y, TEST_BATCH)):
             logits = network(tg.tensor(images, device=device)).cpu().numpy()
-            if not np.isfinite(logits).all():
-                return None
-            right += int((logits.argmax(1) == labels).sum())
-    return right / len(y)
+            counts += (logits.argmax(1) == labels).sum(), not np.isfinite(logits).all()
+    right, wild = distributed.all_reduce(counts)
+    return None if wild else float(right) / len(y)
 
 
 # ----- all runs
@@ -197,6 +215,13 @@ def run_all(tasks: list[Task], settings: Settings) -> tuple[list[dict[str, Any]]
 
     finished: list[dict[str, Any]] = []
     try:
+        if settings.distributed:
+            data = load(settings)
+            with tqdm(tasks, unit="run", dynamic_ncols=True, disable=distributed.rank() > 0) as bar:
+                for task in bar:
+                    bar.set_description(str(task))
+                    finished.append(train(task, settings, data))
+            return finished, False
         with (
             Workers(settings.workers, prepare, settings) as workers,
             tqdm(total=len(tasks), unit="run", dynamic_ncols=True) as bar,
@@ -219,7 +244,7 @@ def run_all(tasks: list[Task], settings: Settings) -> tuple[list[dict[str, Any]]
 
 def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
     """The settings and the folder for the results. Whatever can be refused is refused here, before any work."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         description="Train MNIST with and without BatchNorm over a grid of learning rates, and show how far each arm goes."
     )
     p.add_argument("--model", choices=MODELS, default="cnn", help="cnn (default), or mlp: 784-100-100-100-10 with sigmoids")
@@ -240,6 +265,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
         "--checkpoint", type=Path, metavar="DIR", help=f"save each run here, every {SAVE_EVERY} steps and when finished"
     )
     p.add_argument("--resume", action="store_true", help="go on with the runs in the folder of --checkpoint")
+    p.add_argument("--distributed", action="store_true", help="under mpiexec: train each network on all ranks together")
     p.add_argument("--quick", action="store_true", help="a smoke test, no finding: 3 learning rates, 1 seed, 2,048 images")
     a = p.parse_args(argv)
     for library in ("matplotlib", "tqdm"):
@@ -249,16 +275,38 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
         p.error("argument --checkpoint: safetensors is not installed: pip install 'tinygrad_bn[interop]'")
     if a.resume and not a.checkpoint:
         p.error("argument --resume: expected --checkpoint DIR, the folder of the runs to go on with")
-    if a.checkpoint and not a.resume and a.checkpoint.is_dir() and any(a.checkpoint.iterdir()):
-        p.error(f"argument --checkpoint: {a.checkpoint} is not empty; --resume goes on with the runs there")
+    if over_mpi() and a.distributed:
+        p.error("argument --distributed: not with -m mpi4py.futures, which gives each rank runs of its own")
+    if over_mpi() and not available():
+        p.error("mpiexec -n 1 leaves no rank to work: every rank but the first is a worker; expected -n 2 or more")
+    if (over_mpi() or a.distributed) and a.workers:
+        p.error("argument --workers: mpiexec -n says how many")
+    if launched()[1] > 1 and not over_mpi() and not a.distributed:
+        p.error(
+            f"mpiexec started {launched()[1]} processes: expected --distributed, which trains each network on all of them "
+            "together, or mpiexec -n N python -m mpi4py.futures examples/mnist.py, which spreads the runs over them"
+        )
+    if a.distributed:
+        try:
+            distributed.init()
+        except RuntimeError as error:
+            p.error(f"argument --distributed: {error}")
     lrs = sorted(set(a.lrs or (GRID[2::2] if a.quick else GRID)))
     seeds = list(range(a.seeds or (1 if a.quick else 3)))
-    cores = min(usable_cores(), 4) if a.device.startswith("cuda") else usable_cores()  # each holds a part of its memory
-    workers = min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
+    cores = min(available(), 4) if a.device.startswith("cuda") else available()  # each holds a part of its memory
+    workers = distributed.size() if a.distributed else min(a.workers or cores, len(ARMS) * len(lrs) * len(seeds))
     settings = Settings(a.model, a.data, a.device, lrs, seeds, a.epochs, a.batch_size, workers, a.quick)
-    settings = settings._replace(checkpoint=a.checkpoint and str(a.checkpoint), resume=a.resume)
+    settings = settings._replace(checkpoint=a.checkpoint and str(a.checkpoint), resume=a.resume, distributed=a.distributed)
+    out = a.out or Path("results", "mnist_quick" if a.quick else "mnist")  # a smoke test must not replace a finding
+    with rank_0_first():
+        look_around(p, settings, out)
+    return settings, out
+
+
+def look_around(p: argparse.ArgumentParser, settings: Settings, out: Path) -> None:
+    """Refuse what this machine does not have."""
     try:
-        tg.zeros(1, device=a.device)
+        tg.zeros(1, device=settings.device)
     except (RuntimeError, ValueError) as error:
         p.error(f"argument --device: {error}")
     try:
@@ -267,17 +315,22 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, Path]:
         p.error(f"argument --data: {error}")
     if x.shape[1:] != (1, 28, 28):
         p.error(f"argument --data: expected images of 28 x 28, got {x.shape[2]} x {x.shape[3]}")
-    if not 2 <= a.batch_size <= len(x):
-        p.error(f"argument --batch-size: expected 2 (BatchNorm needs two) to {len(x)} (the images), got {a.batch_size}")
-    out = a.out or Path("results", "mnist_quick" if a.quick else "mnist")  # a smoke test must not replace a finding
-    for name, folder in (("out", out), ("checkpoint", a.checkpoint)):
+    least = max(2, distributed.size())
+    if not least <= settings.batch_size <= len(x):
+        why = "BatchNorm needs two" if least == 2 else "one for each rank"
+        p.error(f"argument --batch-size: expected {least} ({why}) to {len(x)} (the images), got {settings.batch_size}")
+    if distributed.rank() > 0:
+        return  # which writes nothing
+    saved = settings.checkpoint and Path(settings.checkpoint)
+    if saved and not settings.resume and saved.is_dir() and any(saved.iterdir()):
+        p.error(f"argument --checkpoint: {saved} is not empty; --resume goes on with the runs there")
+    for name, folder in (("out", out), ("checkpoint", saved)):
         try:
-            if folder is not None:
+            if folder:
                 folder.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             p.error(f"argument --{name}: cannot write into {folder}: {error.strerror}")
-    return settings, out
 
 
 def _positive(kind: type):
@@ -301,11 +354,15 @@ def main(argv: list[str] | None = None) -> int:
     tasks = [Task(arm, lr, seed) for seed in settings.seeds for lr in settings.lrs for arm in ARMS]
     defining = {name: value for name, value in settings._asdict().items() if name not in ("checkpoint", "resume")}
     described = {**defining, "optimizer": "SGD without momentum", "trains": TRAINS, "runs": len(tasks)}
-    print(report.introduction(described), flush=True)
-    with interrupts(interrupt):
+    first = distributed.rank() == 0
+    if first:
+        print(report.introduction(described), flush=True)
+    with interrupts(note if settings.distributed else interrupt):
         start = time.perf_counter()
         runs, interrupted = run_all(tasks, settings)
         ignore_interrupts()
+        if not first:
+            return 0
         if runs:
             results = report.summarise(described, runs, time.perf_counter() - start)
             written = report.write(results, out), report.draw(results, out)
@@ -317,4 +374,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ends_all():
+        sys.exit(main())

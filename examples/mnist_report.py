@@ -97,10 +97,11 @@ def _percent(share: float) -> str:
 
 def introduction(settings: dict[str, Any]) -> str:
     """What is about to run, and the criterion, before anything ran."""
-    lrs, seeds = settings["lrs"], settings["seeds"]
+    lrs, seeds, workers = settings["lrs"], settings["seeds"], settings["workers"]
+    where = f"{workers} ranks together" if settings["distributed"] else f"{workers} worker processes"
     return (
         f"MNIST ({settings['data']}), {settings['model']} with and without BatchNorm: {_count(lrs, 'learning rate')}, "
-        f"{_count(seeds, 'seed')}, {settings['runs']} runs\non {settings['workers']} worker processes ({settings['device']}). "
+        f"{_count(seeds, 'seed')}, {settings['runs']} runs\non {where} ({settings['device']}). "
         f"A learning rate trains if test accuracy is at least {_percent(settings['trains'])} in every seed."
     )
 

@@ -29,7 +29,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import claim  # noqa: E402
 import training  # noqa: E402
-from workers import Workers, ignore_interrupts, interrupt, interrupts, usable_cores  # noqa: E402
+from ranks import ends_all  # noqa: E402
+from workers import Workers, available, ignore_interrupts, interrupt, interrupts  # noqa: E402
 
 import tinygrad_bn as tg  # noqa: E402
 
@@ -237,7 +238,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             p.error(f"argument {name}: expected a positive integer, got {value}")
     a.only = a.only or CLAIMS
     a.seeds = list(range(a.seeds or (1 if a.quick else 5)))
-    a.workers = a.workers or usable_cores()
+    a.workers = a.workers or available()
     try:
         tg.zeros(1, device=a.device)
     except (RuntimeError, ValueError) as error:
@@ -295,4 +296,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ends_all():
+        sys.exit(main())
