@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     *_operations,
-    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "distributed", "empty_cache", "enable_grad",
-    "from_dlpack", "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "interop", "is_grad_enabled", "jacobian",
-    "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled",
+    "NonSmoothPoint", "Tensor", "batchnorm", "check_grads", "cuda", "datasets", "detect_anomaly", "distributed", "empty_cache",
+    "enable_grad", "from_dlpack", "get_num_threads", "get_rng_state", "grad", "graph", "hvp", "interop", "is_grad_enabled",
+    "jacobian", "manual_seed", "models", "nn", "no_grad", "ones", "ops", "optim", "primitive", "randn", "set_grad_enabled",
     "set_num_threads", "set_rng_state", "tensor", "zeros",
 ]  # fmt: skip
 

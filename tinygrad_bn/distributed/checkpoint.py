@@ -14,10 +14,10 @@ from .communicators import current
 class Checkpoint(interop.Checkpoint):
     """``interop.Checkpoint`` for a run on several ranks: rank 0 alone writes and reads the folder.
 
-    Every rank calls ``save`` and ``load_latest`` with its own model, optimizer, schedule and batches. What ``load_latest`` finds
-    goes to all ranks, so the other machines need not see the folder, and the run may go on with another number of ranks: the
-    model is the same on all, and the order of the data does not depend on their number. Of a ``DataParallel`` the model inside
-    is saved. An error of reading is raised on every rank; one of writing on rank 0, and ends all unless it is caught.
+    Every rank calls ``save`` and ``load_latest`` with its own model, optimizer, schedule and batches. What ``load_latest``
+    finds goes to all ranks, so other machines need not see the folder, and the run may go on with another number of ranks:
+    the model is the same on all, and the order of the data does not depend on their number. Of a ``DataParallel`` the model
+    inside is saved. An error of reading is raised on every rank; one of writing on rank 0, and ends all unless it is caught.
     """
 
     def save(self, step: int, *parts: Any, **named: Any) -> Path:

@@ -1,4 +1,4 @@
-"""How the ranks exchange arrays. Of a communicator every rank has its own, and all ranks call the same methods in the same order.
+"""How the ranks exchange arrays. Each rank has its end of a communicator; all call the same methods in the same order.
 
 This one is a single process's, where every exchange is the identity; ``mpi.py`` and ``nccl.py`` have those for more.
 """
