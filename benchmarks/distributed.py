@@ -16,7 +16,6 @@ into the cost model of cost_model.py. It needs mpiexec and mpi4py: extra ``mpi``
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -109,7 +108,7 @@ def exchanges(bar: Any) -> dict[str, Any]:
             name = f"{'20 ms, TCP' if delay else 'TCP'}, {ranks} ranks"
             bar.set_description(f"exchanges, {name}")
             before = two.carried()
-            done = two.run(ranks, sys.executable, RANKS, "reduce", *sizes, timeout=600, environment=common.imports_as_here())
+            done = two.run(ranks, RANKS, "reduce", *sizes, timeout=600)
             if done.returncode:
                 raise RuntimeError(f"ranks on two hosts ended with status {done.returncode}:\n{done.stderr}")
             told = {"link": two.link, "round_trip_s": trip, "carried_bytes": two.carried() - before}
@@ -119,13 +118,10 @@ def exchanges(bar: Any) -> dict[str, Any]:
 
 
 def _hosts() -> Any:
-    path = HERE.parent / "tests" / "distributed" / "hosts.py"
-    spec = importlib.util.spec_from_file_location("hosts", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hosts"] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.append(str(HERE.parent / "tests" / "distributed"))
+    import hosts
+
+    return hosts
 
 
 def models(seconds: float, bar: Any) -> dict[str, Any]:

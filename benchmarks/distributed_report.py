@@ -193,8 +193,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure = look.new_figure(
             f"1,024 ranks, SyncBatchNorm, 10 Gbit/s: a core keeps {kept_by_core} of its pace, a fast device {kept_by_fast}",
             f"Left: measured, two ranks on {on['cores']} cores of an {on['processor']}, {on['date']}. Right: predicted by the "
-            f"cost model,\na CNN with batch 64 a rank, {1e3 * slow.compute:.0f} ms of computing a step on such a core; networks: "
-            "see the text.",
+            f"cost model,\na CNN with batch 64 a rank, {1e3 * slow.compute:.0f} ms of computing a step on such a core; "
+            "networks: see the text.",
             (7, 4.2),
         )
         left, right = figure.add_axes((0.115, 0.12, 0.345, 0.65)), figure.add_axes((0.57, 0.12, 0.25, 0.65))

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import select
 import shlex
@@ -28,24 +29,28 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import mpiexec
 
 ADDRESSES = "10.77.0.1", "10.77.0.2"  # namespaces do not see each other's networks: every rig may use these
 DEVICE = "eth0"
 MTU = 65000  # few frames: a relay in Python costs some 10 us for each
-_NAME = "tgbn"
+_NAME, _rigs = "tgbn", itertools.count()
 
 
 def why_not() -> str | None:
     """Why this machine cannot be two hosts, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "two hosts need Linux and root: network namespaces"
-    missing = [command for command in ("ip", "mpiexec", "unshare", "mount") if shutil.which(command) is None]
+    missing = [command for command in ("ip", "unshare", "mount") if shutil.which(command) is None]
     if missing:
         return f"two hosts need the command {missing[0]}"
-    probe = f"{_NAME}-probe-{os.getpid()}"
+    if mpiexec.MISSING:
+        return mpiexec.MISSING
+    probe = f"{_NAME}-{os.getpid()}-probe"
     made = _try("ip", "netns", "add", probe)
     _try("ip", "netns", "del", probe)
     return made and f"two hosts need network namespaces: {made}"
@@ -65,14 +70,18 @@ class Hosts(NamedTuple):
 
     def mpiexec(self, ranks: int, *command: str) -> list[str]:
         """``mpiexec`` on host 0 that starts ranks on host 0, 1, 0, 1 ..., as it does on a cluster through ssh."""
-        launch = "mpiexec", "-launcher", "ssh", "-launcher-exec", str(self.wrapper), "-disable-hostname-propagation"
+        launch = str(mpiexec.MPIEXEC), "-launcher", "ssh", "-launcher-exec", str(self.wrapper), "-disable-hostname-propagation"
         return self.inside(0, *launch, "-hosts", ",".join(ADDRESSES), "-ppn", "1", "-n", str(ranks), *command)
 
-    def run(
-        self, ranks: int, *command: str, timeout: float = 120, environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """What the ranks print, and mpiexec's status. After ``timeout`` seconds the whole group is killed, and it raises."""
-        return in_a_group(self.mpiexec(ranks, *command), timeout, environment)
+    def start(self, ranks: int, *command: Any, folders: tuple[Path, ...] = (), **how: Any) -> subprocess.Popen:
+        """``python COMMAND`` on so many ranks, on the hosts in turn; as ``mpiexec.start`` on one host."""
+        words = self.mpiexec(ranks, sys.executable, *map(str, command))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, **pipes, env=mpiexec.environment(*folders), start_new_session=True, **how)
+
+    def run(self, ranks: int, *command: Any, timeout: float = 120, **how: Any) -> subprocess.CompletedProcess:
+        """Wait for its end; if it does not come, all ranks are killed, and it raises."""
+        return mpiexec.finish(self.start(ranks, *command, **how), timeout)
 
     def carried(self) -> int:
         """Bytes that the link has carried so far, in both directions."""
@@ -97,8 +106,8 @@ def two_hosts(delay: float = 0.0) -> Iterator[Hosts]:
     Raises RuntimeError where the machine cannot do it; ``why_not`` tells before.
     """
     _clear_leftovers()
-    here = os.getpid()
-    first, second = namespaces = f"{_NAME}-{here}-a", f"{_NAME}-{here}-b"
+    rig = f"{_NAME}-{os.getpid()}-{next(_rigs)}"
+    first, second = namespaces = f"{rig}-a", f"{rig}-b"
     with contextlib.ExitStack() as undo:
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix=f"{_NAME}-")))
         for name in namespaces:
@@ -111,24 +120,6 @@ def two_hosts(delay: float = 0.0) -> Iterator[Hosts]:
             _do("ip", "-n", name, "link", "set", DEVICE, "up", "mtu", str(MTU))
         _wait_for_carrier(namespaces)
         yield Hosts(namespaces, _wrapper(folder, first, second), link, delay)
-
-
-def in_a_group(
-    command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as a group of processes of its own, which is killed as a whole when the time is over."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, **(environment or {})}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        out, error = process.communicate(timeout=timeout)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
 # ----- how the hosts are made
@@ -155,7 +146,7 @@ def _join(namespaces: tuple[str, str], delay: float, undo: contextlib.ExitStack)
     if shutil.which("tc") and not any(_netem(name, delay) for name in namespaces):
         return "a veth pair with netem"
     _do("ip", "-n", first, "link", "del", DEVICE)
-    taps = [f"{_NAME}{os.getpid()}{end}" for end in "ab"]
+    taps = [f"{_NAME}{os.getpid()}{end}" for end in "ab"]  # until they are eth0, each in its host
     relay = subprocess.Popen([sys.executable, __file__, "--relay", *taps, str(delay)], stdout=subprocess.PIPE, text=True)
     undo.callback(relay.communicate)
     undo.callback(relay.kill)
@@ -213,8 +204,8 @@ def _clear_leftovers() -> None:
     """Remove the hosts of rigs whose process was itself killed."""
     for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines():
         name = line.split()[0]
-        owner = name.removeprefix(f"{_NAME}-").rpartition("-")[0]
-        if name.startswith(f"{_NAME}-") and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        owner = name.split("-")[1] if name.startswith(f"{_NAME}-") else ""
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             _take_down(name)
 
 
