@@ -1,6 +1,6 @@
 """Training on two ranks beside one, what the exchange between them costs, and what that says of more ranks.
 
-    python benchmarks/distributed.py [--rounds N] [--seconds S] [--fit] [--json FILE]
+    python benchmarks/distributed.py [--workload NAME] [--rounds N] [--seconds S] [--fit] [--json FILE]
     python benchmarks/distributed.py --from FILE [--publish]     # the tables again; and docs/distributed.md with its picture
 
 Throughput: the CNN of compare.py, batch 64 on each rank, one thread a rank, in turns A B C D A B C D, each in fresh processes.
@@ -29,7 +29,7 @@ import distributed_report
 
 HERE = Path(__file__).parent
 RANKS = str(HERE / "ranks.py")
-WORKLOAD = "cnn-bn 64"
+WORKLOADS = ["cnn-bn 64", "resnet20-bn 64", "mlp-bn 256", "mlp-bn 60"]
 CONTESTANTS = {  # name: ranks, kind
     "1 rank": (1, "alone"),
     "2 processes alone": (2, "alone"),
@@ -53,12 +53,12 @@ def mpiexec(ranks: int, *arguments: str) -> Any:
 # ----- throughput, and what backward hides
 
 
-def throughput(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
+def throughput(workload: str, rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
     turns: dict[str, list[dict]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds):
         for name, (ranks, kind) in CONTESTANTS.items():
             bar.set_description(name)
-            turns[name].append(mpiexec(ranks, "steps", kind, WORKLOAD, str(seconds)))
+            turns[name].append(mpiexec(ranks, "steps", kind, workload, str(seconds)))
             bar.update()
     one = [turn["images_per_s"] for turn in turns["1 rank"]]
     rows = {}
@@ -68,17 +68,17 @@ def throughput(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
             "images_per_s": median(t["images_per_s"] for t in taken), "step_ms": 1e3 * median(t["step_s"] for t in taken),
             "ratio": median(ratios), "ratios": ratios,
         }  # fmt: skip
-    return {"workload": WORKLOAD, "at_least": AT_LEAST, "rows": rows, "turns": turns}
+    return {"workload": workload, "at_least": AT_LEAST, "rows": rows, "turns": turns}
 
 
-def hidden(rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
+def hidden(workload: str, rounds: int, seconds: float, bar: Any) -> dict[str, Any]:
     """What the exchange of gradients adds to a step if it comes after backward and if it does not; by kind."""
     found = {}
     for kind in ("batch", "sync"):
         taken = []
         for _ in range(rounds):
             bar.set_description(f"what backward hides, {kind}")
-            taken.append(mpiexec(2, "parts", kind, WORKLOAD, str(seconds)))
+            taken.append(mpiexec(2, "parts", kind, workload, str(seconds)))
             bar.update()
         middle = {name: median(t[name] for t in taken) for name in taken[0]}
         shares = [1 - t["shown_s"] / t["exchange_s"] for t in taken]
@@ -139,6 +139,7 @@ def models(seconds: float, bar: Any) -> dict[str, Any]:
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--workload", choices=WORKLOADS, default=WORKLOADS[0], help="(default: %(default)s)")
     p.add_argument("--rounds", type=common.positive(int), default=5, metavar="N", help="turns of each (default: %(default)s)")
     p.add_argument("--seconds", type=common.positive(float), default=3.0, metavar="S", help="of a turn (default: %(default)s)")
     p.add_argument("--fit", action="store_true", help="also exchanges by size, and what they predict")
@@ -168,8 +169,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     turns = args.rounds * (len(CONTESTANTS) + 2) + (9 if args.fit else 0)
     with common.progress(turns) as bar:
         with common.others() as busy:
-            results["throughput"] = throughput(args.rounds, args.seconds, bar)
-            results["hidden"] = hidden(args.rounds, 4 * args.seconds, bar)
+            results["throughput"] = throughput(args.workload, args.rounds, args.seconds, bar)
+            results["hidden"] = hidden(args.workload, args.rounds, 4 * args.seconds, bar)
         results["others_cores"] = busy
         if args.fit:
             results["exchanges"] = exchanges(bar)

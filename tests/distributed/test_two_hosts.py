@@ -81,7 +81,7 @@ def test_a_killed_rank_ends_all_on_both_hosts(hosts, tmp_path):
 
 def test_nothing_is_left(monkeypatch):
     """Namespaces and processes go with the block, an error in it too; what a killed rig left goes when the next begins."""
-    monkeypatch.setattr(os, "getpid", lambda: 4_000_000)  # above the kernel's largest: a rig whose process is gone
+    monkeypatch.setattr(os, "getpid", lambda: 5_000_000)  # above the kernel's largest: a rig whose process is gone
     with pytest.raises(ZeroDivisionError), rig.two_hosts(0.02) as hosts:
         sleeper = subprocess.Popen(hosts.inside(1, "sleep", "1000"))
         while not mpiexec.children(sleeper.pid) and "sleep" not in Path(f"/proc/{sleeper.pid}/cmdline").read_text():
