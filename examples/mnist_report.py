@@ -98,7 +98,7 @@ def _percent(share: float) -> str:
 def introduction(settings: dict[str, Any]) -> str:
     """What is about to run, and the criterion, before anything ran."""
     lrs, seeds, workers = settings["lrs"], settings["seeds"], settings["workers"]
-    where = f"{workers} ranks together" if settings["distributed"] else f"{workers} worker processes"
+    where = f"{_count(range(workers), 'rank')} together" if settings["distributed"] else f"{workers} worker processes"
     return (
         f"MNIST ({settings['data']}), {settings['model']} with and without BatchNorm: {_count(lrs, 'learning rate')}, "
         f"{_count(seeds, 'seed')}, {settings['runs']} runs\non {where} ({settings['device']}). "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,10 @@ def ends_all() -> Iterator[None]:
                 traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
-            MPI.COMM_WORLD.Abort(code if isinstance(code, int) else 1)
+            time.sleep(0.5)  # mpiexec passes on what was said, unless the end comes first
+            code = code if isinstance(code, int) else 1
+            MPI.COMM_WORLD.Abort(code)
+            os._exit(code)  # Abort may return before mpiexec ends this process
         raise
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 import atexit
 import ctypes
 import dis
+import os
 import sys
 import threading
+import time
 import traceback
 from types import FrameType
 from typing import Any, NoReturn
@@ -36,8 +38,9 @@ def install(MPI: Any) -> None:
     def end_all(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.5)  # mpiexec passes on what was said, unless the end comes first
         MPI.COMM_WORLD.Abort(code)
-        raise SystemExit(code)  # (not reached)
+        os._exit(code)  # MPICH's Abort may return before mpiexec ends this process
 
     say = f"\nrank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size} ended by"
     hook, thread_hook, leave = sys.excepthook, threading.excepthook, sys.exit
