@@ -82,13 +82,14 @@ def step(model: Model, network: Network, ranks: int, sync: bool) -> float:
     return model.compute + left + (sync_batch_norm(network, ranks, model.channels) if sync else 0.0)
 
 
-def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[Network, float]:
-    """Latency and seconds a byte of an exchange, from its times by size; and the largest error, as a share of the time.
+def fit(sizes: Sequence[int], seconds: Sequence[float], ranks: int) -> tuple[Network, float]:
+    """The network behind all-reduces of these sizes, by halving and doubling; and the largest error, as a share of the time.
 
-    Least squares of the relative errors, so that eight bytes count as much as 64 MB; neither figure below zero.
+    Least squares of the relative errors, so that 64 bytes count as much as 64 MB; neither figure below zero.
     """
-    n, t = np.asarray(sizes, float), np.asarray(seconds, float)
-    rows = np.stack([1 / t, n / t], axis=1)
+    t = np.asarray(seconds, float)
+    ways = [halving_and_doubling(Network(1.0, 0.0), ranks, 0.0), halving_and_doubling(Network(0.0, 1.0), ranks, 1.0)]
+    rows = np.stack([ways[0] / t, ways[1] * np.asarray(sizes, float) / t], axis=1)
     best = np.linalg.lstsq(rows, np.ones_like(t), rcond=None)[0]
     if best.min() < 0:  # then the better of the two on an axis
         alone = [np.eye(2)[i] * rows[:, i].sum() / (rows[:, i] ** 2).sum() for i in range(2)]

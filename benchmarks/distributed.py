@@ -20,6 +20,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,16 +91,23 @@ def hidden(workload: str, rounds: int, seconds: float, bar: Any) -> dict[str, An
 # ----- exchanges by size, and models on one rank
 
 
-def exchanges(bar: Any) -> dict[str, Any]:
-    """Seconds of all-reduces and all-gathers by what joins the ranks."""
+def exchanges(seconds: float, bar: Any) -> dict[str, Any]:
+    """Seconds of all-reduces and all-gathers by what joins the ranks; with two of them, also of the CNN's steps."""
+
+    def measure(ranks: int, run: Callable[..., Any]) -> dict[str, Any]:
+        figures = {"ranks": ranks, "sizes": SIZES, **run("reduce", *map(str, SIZES))}
+        if ranks == 2:
+            steps = {kind: run("steps", kind, MODELS["cnn"], str(seconds))["step_s"] for kind in ("batch", "sync")}
+            figures["steps_s"] = steps
+        bar.update()
+        return figures
+
     found: dict[str, Any] = {}
-    sizes = [str(size) for size in SIZES]
     for ranks in (2, 3, 4):
         bar.set_description(f"exchanges, {ranks} ranks")
-        found[f"shared memory, {ranks} ranks"] = {"ranks": ranks, "sizes": SIZES, **mpiexec(ranks, "reduce", *sizes)}
-        bar.update()
+        found[f"shared memory, {ranks} ranks"] = measure(ranks, partial(mpiexec, ranks))
     hosts = _hosts()
-    reason = hosts.why_not()
+    reason = hosts.why_not(0.02)
     if reason:
         common.say(f"no exchanges between two hosts: {reason}", bar)
         return found
@@ -108,13 +117,16 @@ def exchanges(bar: Any) -> dict[str, Any]:
             name = f"{'20 ms, TCP' if delay else 'TCP'}, {ranks} ranks"
             bar.set_description(f"exchanges, {name}")
             before = two.carried()
-            done = two.run(ranks, RANKS, "reduce", *sizes, timeout=600)
-            if done.returncode:
-                raise RuntimeError(f"ranks on two hosts ended with status {done.returncode}:\n{done.stderr}")
-            told = {"link": two.link, "round_trip_s": trip, "carried_bytes": two.carried() - before}
-            found[name] = {"ranks": ranks, "sizes": SIZES, **told, **json.loads(done.stdout)}
-            bar.update()
+            measured = measure(ranks, partial(_on_hosts, two, ranks))
+            found[name] = {"link": two.link, "round_trip_s": trip, "carried_bytes": two.carried() - before, **measured}
     return found
+
+
+def _on_hosts(two: Any, ranks: int, *arguments: str) -> Any:
+    done = two.run(ranks, RANKS, *arguments, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"ranks on two hosts ended with status {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout)
 
 
 def _hosts() -> Any:
@@ -166,14 +178,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if not is_there:
             sys.exit(f"{need} is missing: pip install 'tinygrad_bn[mpi]'")
     results: dict[str, Any] = {"measured_on": {**common.measured_on(), **distributed_report.mpi_version()}}
-    turns = args.rounds * (len(CONTESTANTS) + 2) + (9 if args.fit else 0)
+    turns = args.rounds * (len(CONTESTANTS) + 2) + (7 + len(MODELS) if args.fit else 0)
     with common.progress(turns) as bar:
         with common.others() as busy:
             results["throughput"] = throughput(args.workload, args.rounds, args.seconds, bar)
             results["hidden"] = hidden(args.workload, args.rounds, 4 * args.seconds, bar)
         results["others_cores"] = busy
         if args.fit:
-            results["exchanges"] = exchanges(bar)
+            results["exchanges"] = exchanges(args.seconds, bar)
             results["models"] = models(args.seconds, bar)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

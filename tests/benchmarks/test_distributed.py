@@ -48,11 +48,12 @@ def test_a_step_waits_for_what_backward_does_not_hide_and_for_sync_batch_norm():
     assert cost_model.step(model._replace(hideable=1.0), NETWORK, 8, sync=True) == pytest.approx(0.1 + layers)
 
 
-def test_the_fit_finds_latency_and_bandwidth():
-    network, error = cost_model.fit(SIZES, [1e-5 + n * 1e-9 for n in SIZES])
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_fit_finds_latency_and_bandwidth(ranks):
+    network, error = cost_model.fit(SIZES, [cost_model.halving_and_doubling(NETWORK, ranks, n) for n in SIZES], ranks)
     np.testing.assert_allclose(network, NETWORK)
     assert error < 1e-9
-    network, error = cost_model.fit(SIZES, [1e-5, 1e-5, 1e-5, 0.9e-5])  # as if more bytes took less time
+    network, error = cost_model.fit(SIZES, [1e-5, 1e-5, 1e-5, 0.9e-5], ranks)  # as if more bytes took less time
     assert network.latency > 0 and network.per_byte == 0 and error > 0
 
 
@@ -62,7 +63,13 @@ def results():
         for name, r in (("1 rank", 1.0), ("2 ranks, BatchNorm", 1.9), ("2 ranks, SyncBatchNorm", 1.5))
     }
     part = {"gradient_bytes": 2e6, "exchange_s": 1e-3, "shown_s": 2e-4, "without_s": 0.06, "share": 0.8, "shares": [0.7, 0.9]}
-    times = {"ranks": 2, "sizes": SIZES, "all_reduce_s": [1e-5 + n * 1e-9 for n in SIZES], "all_gather_s": [1e-5] * 3}
+    times = {
+        "ranks": 2,
+        "sizes": SIZES,
+        "all_reduce_s": [1e-5 + n * 1e-9 for n in SIZES],
+        "all_gather_s": [1e-5] * 3,
+        "steps_s": {"batch": 0.07, "sync": 0.08},
+    }
     return {
         "measured_on": {"date": "2026-11-28", "processor": "a processor", "cores": "2"}, "others_cores": [0.5],
         "throughput": {"workload": "cnn-bn 64", "at_least": 1.6, "rows": rows}, "hidden": {"batch": part, "sync": part},

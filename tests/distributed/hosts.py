@@ -1,6 +1,6 @@
 """Two hosts on one machine: network namespaces with addresses of their own, joined by a cable that may be 20 ms long.
 
-    python tests/distributed/hosts.py                        # what the link is: round trips, bandwidth, what MPI makes of it
+    python tests/distributed/hosts.py                        # how long a round trip takes
     python tests/distributed/hosts.py --delay 20
     python tests/distributed/hosts.py --delay 20 --ranks 3 -- python train.py
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import itertools
 import os
 import select
@@ -36,13 +35,13 @@ from typing import Any, NamedTuple
 import mpiexec
 
 ADDRESSES = "10.77.0.1", "10.77.0.2"  # namespaces do not see each other's networks: every rig may use these
-DEVICE = "eth0"
+DEVICE, TUN = "eth0", "/dev/net/tun"
 MTU = 65000  # few frames: a relay in Python costs some 10 us for each
 _NAME, _rigs = "tgbn", itertools.count()
 
 
-def why_not() -> str | None:
-    """Why this machine cannot be two hosts, or None."""
+def why_not(delay: float = 0.0) -> str | None:
+    """Why this machine cannot be two hosts so far apart, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "two hosts need Linux and root: network namespaces"
     missing = [command for command in ("ip", "unshare", "mount") if shutil.which(command) is None]
@@ -51,9 +50,14 @@ def why_not() -> str | None:
     if mpiexec.MISSING:
         return mpiexec.MISSING
     probe = f"{_NAME}-{os.getpid()}-probe"
-    made = _try("ip", "netns", "add", probe)
+    refused = _try("ip", "netns", "add", probe) or _try(
+        "ip", "netns", "exec", probe, "unshare", "--uts", "--ipc", "--mount", "true"
+    )
+    far = not delay or os.path.exists(TUN) or not _netem(probe, delay, "lo")
     _try("ip", "netns", "del", probe)
-    return made and f"two hosts need network namespaces: {made}"
+    if refused:
+        return f"two hosts need namespaces: {refused}"
+    return None if far else f"a link with a delay needs netem in the kernel, or {TUN}"
 
 
 class Hosts(NamedTuple):
@@ -152,7 +156,7 @@ def _join(namespaces: tuple[str, str], delay: float, undo: contextlib.ExitStack)
     undo.callback(relay.kill)
     assert relay.stdout is not None
     if relay.stdout.readline().strip() != "ready":
-        raise RuntimeError("the relay between two tap devices did not start: is there /dev/net/tun?")
+        raise RuntimeError("the relay between two tap devices did not start")
     for name, tap in zip(namespaces, taps, strict=True):
         _do("ip", "link", "set", tap, "netns", name)
         _do("ip", "-n", name, "link", "set", tap, "name", DEVICE)
@@ -171,10 +175,10 @@ def _wait_for_carrier(namespaces: Sequence[str]) -> None:
             time.sleep(0.01)
 
 
-def _netem(namespace: str, delay: float) -> str | None:
+def _netem(namespace: str, delay: float, device: str = DEVICE) -> str | None:
     """Delay what leaves a device. The queue must hold all that is on its way, or it drops."""
     netem = "netem", "delay", f"{delay * 1e3:g}ms", "limit", "100000"
-    return _try("ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", DEVICE, "root", *netem)
+    return _try("ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", device, "root", *netem)
 
 
 def _wrapper(folder: Path, first: str, second: str) -> Path:
@@ -234,7 +238,9 @@ def relay(a: str, b: str, delay: float) -> None:
 
 
 def _tap(name: str) -> int:
-    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    import fcntl  # on Linux alone
+
+    tap = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     flags = 0x0002 | 0x1000  # IFF_TAP | IFF_NO_PI
     fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", name.encode(), flags))  # TUNSETIFF
     return tap
@@ -277,7 +283,7 @@ def main() -> int:
     p.add_argument("--ranks", type=int, default=2, metavar="N", help="(default: %(default)s)")
     p.add_argument("command", nargs="*", help="what every rank runs; without, only the link is measured")
     args = p.parse_args()
-    reason = why_not()
+    reason = why_not(args.delay)
     if reason:
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the hosts are taken down

@@ -17,7 +17,7 @@ import same_training
 
 import tinygrad_bn as tg
 
-WHY_NOT = rig.why_not()
+WHY_NOT = rig.why_not(0.02)
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 TRAIN = """
 import json
