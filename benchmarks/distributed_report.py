@@ -95,7 +95,7 @@ def _hidden(results: dict[str, Any]) -> str:
 
 
 def fitted(results: dict[str, Any]) -> dict[str, tuple[Network, float]]:
-    """The network behind each series of all-reduces, and the fit's largest error. Not of 8 bytes, which MPICH sends in one round."""
+    """The network behind each series of all-reduces, and its largest error; without 8 bytes, which MPICH sends in one round."""
     found = {}
     for name, e in results["exchanges"].items():
         sizes, times = zip(*((n, t) for n, t in zip(e["sizes"], e["all_reduce_s"], strict=True) if n > 8), strict=True)
