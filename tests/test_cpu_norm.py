@@ -254,6 +254,70 @@ def test_inference_equals_portable(case, dtype, layout, seed, item, special):
         np.testing.assert_array_equal(v, w)
 
 
+def cut_at_the_middle(kernels, a, others, eps=1e-5):
+    """Batch normalisation in parts: this one's kernels, beside sums that are given, as if others had them."""
+    count = a["x"].size // a["x"].shape[1]
+    mean, m2 = moments = kernels.batch_norm_moments(a["x"])
+    mean, var = mean + others[0], m2 / count + others[1] ** 2
+    y = kernels.batch_norm_apply(a["x"], a["gamma"], a["beta"], mean, var, eps)
+    sums = kernels.batch_norm_sums(a["g"], a["x"], mean)
+    return moments, y, sums, kernels.batch_norm_input(a["g"], a["x"], a["gamma"], mean, var, eps, *others)
+
+
+@given(cases("batch"), dtypes, st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS), seeds, st.sampled_from([None, 8]))
+def test_parts_equal_portable(case, dtype, layout, layout_of_g, seed, item):
+    a = case.arrays(dtype, (layout, layout_of_g))
+    wide = {k: v if v is None else np.array(v, "float64") for k, v in a.items()}
+    copies = {k: v if v is None else v.copy() for k, v in a.items()}
+    others = np.random.default_rng(seed).standard_normal((2, a["x"].shape[1]))
+    wanted = cut_at_the_middle(portable, wide, others)
+    with cut(2, item):
+        moments, y, sums, dx = cut_at_the_middle(cpu, a, others)
+    ulp = np.finfo(dtype).eps * (1 if dtype == "float32" else 16)
+    spread, large, count = largest(np.std(wide["x"])), largest(wide["x"]), wide["x"].size / wide["x"].shape[1]
+    gamma = 1.0 if a["gamma"] is None else largest(wide["gamma"])
+    hats = 1.0 + largest(wanted[1]) + (spread + largest(others)) / np.sqrt(1e-5 + (others[1] ** 2).min())
+    assert moments.dtype == sums.dtype == np.float64
+    np.testing.assert_allclose(moments[0], wanted[0][0], rtol=1e-14, atol=4 * ulp * spread)
+    np.testing.assert_allclose(moments[1], wanted[0][1], rtol=8 * ulp, atol=8 * ulp * spread**2 * count + 1e-300)
+    same(y, wanted[1], dtype, 8 * ulp * (gamma * hats + (0.0 if a["beta"] is None else largest(wide["beta"]))) + 1e-30 * large)
+    terms = largest(wide["g"]) * count
+    np.testing.assert_allclose(sums[0], wanted[2][0], rtol=0, atol=8 * ulp * terms)
+    np.testing.assert_allclose(sums[1], wanted[2][1], rtol=0, atol=8 * ulp * terms * (spread + largest(others[0]) + 1))
+    inv_std = 1 / np.sqrt(1e-5 + (others[1] ** 2).min())
+    same(dx, wanted[3], dtype, 16 * ulp * inv_std * (gamma * largest(wide["g"]) + largest(others) * (1 + hats)))
+    for name, v in copies.items():
+        if v is not None:
+            np.testing.assert_array_equal(a[name], v, f"{name} was changed")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize(("kind", "shape", "options"), [case for case in LARGE if case[0] == "batch"])
+def test_parts_make_the_whole_with_the_same_bits_for_any_number_of_threads(kind, shape, options, layout, rng):
+    case = make(kind, shape, rng.integers(2**32), offset=3.0)
+    a = case.arrays("float32", (layout, layout))
+    results = []
+    for number in (1, 2, 3):
+        with cut(number):
+            results.append(cut_at_the_middle(cpu, a, np.ones((2, shape[1]))))
+            found = cpu.batch_norm_moments(a["x"])
+            _, (mean, var) = cpu.batch_norm(a["x"], None, None, 1e-5)
+        np.testing.assert_array_equal(found[0], mean)
+        np.testing.assert_allclose(found[1], var * (a["x"].size // shape[1]), rtol=1e-15)
+    for other in results[1:]:
+        for v, w in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(v, w)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 5)])
+def test_an_empty_part(shape):
+    x, mean = np.zeros(shape, "float32"), np.ones(3)
+    assert not cpu.batch_norm_moments(x).any() and cpu.batch_norm_moments(x).shape == (2, 3)
+    assert cpu.batch_norm_apply(x, None, None, mean, mean, 1e-5).shape == shape
+    assert cpu.batch_norm_sums(x, x, mean).tolist() == [[0.0] * 3] * 2
+    assert cpu.batch_norm_input(x, x, None, mean, mean, 1e-5, mean, mean).shape == shape
+
+
 # ----- accuracy
 
 

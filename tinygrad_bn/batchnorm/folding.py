@@ -176,7 +176,7 @@ def _scales(behind: Any, layer: BatchNorm) -> bool:
     if layer.training or layer.running_mean is None or _overrides(behind) or _overrides(layer):
         return False
     if isinstance(behind, nn.Linear):  # its last axis must be the channels: with (N, C, L) in between it is not
-        return isinstance(layer, nn.BatchNorm1d) and behind.in_features == layer.num_features
+        return layer._shapes == nn.BatchNorm1d._shapes and behind.in_features == layer.num_features
     return isinstance(behind, (nn.Conv1d, nn.Conv2d)) and behind.in_channels == layer.num_features
 
 
