@@ -19,6 +19,8 @@ from typing import Any
 from ranks import over_mpi
 from threadpoolctl import threadpool_limits
 
+import tinygrad_bn as tg
+
 LIBRARIES = "OPENBLAS", "OMP", "MKL", "NUMBA"
 ONE_THREAD = {"VECLIB_MAXIMUM_THREADS": "1", **{f"{name}_NUM_THREADS": "1" for name in LIBRARIES}}
 
@@ -67,6 +69,7 @@ def _start(end: Any, prepare: Callable, arguments: tuple) -> None:
 
 
 def _prepare(prepare: Callable, arguments: tuple) -> None:
+    tg.set_num_threads(1)
     _worker.update(limits=threadpool_limits(1), prepared=prepare(*arguments))
 
 

@@ -34,6 +34,41 @@ def test_the_ranks_find_what_one_process_finds(tmp_path):
     assert runs(tmp_path / "ranks") == runs(tmp_path / "here")
 
 
+EACH = """
+import json, os, sys, threadpoolctl, ranks, workers
+
+def prepare(what):
+    import tinygrad_bn as tg
+    print("prepared", os.getpid(), file=sys.stderr)
+    return os.getpid(), tg.get_num_threads(), [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+
+def run(task, prepared):
+    return task, *prepared
+
+if __name__ == "__main__":
+    with ranks.ends_all(), workers.Workers(2, prepare, "what") as pool:
+        print(json.dumps([future.result() for future in [pool.submit(run, task) for task in range(20)]]))
+"""
+
+
+@pytest.mark.parametrize("launch", [POOL, None], ids=["ranks", "processes"])
+def test_each_worker_prepares_once_and_has_one_thread(tmp_path, launch):
+    script = tmp_path / "script.py"
+    script.write_text(EACH)
+    if launch:
+        process = mpiexec.run(3, *launch, script, folders=(EXAMPLES,))
+    else:
+        command = [sys.executable, str(script)]
+        process = subprocess.run(command, capture_output=True, text=True, env=mpiexec.environment(EXAMPLES), timeout=60)
+    assert process.returncode == 0, process.stderr
+    done = json.loads(process.stdout)
+    assert [task for task, *_ in done] == list(range(20))
+    prepared = [int(pid) for pid in re.findall(r"prepared (\d+)", process.stderr)]
+    assert len(prepared) == len(set(prepared)) <= 2 and {pid for _, pid, *_ in done} <= set(prepared)
+    for _, _, ours, pools in done:
+        assert ours == 1 and set(pools) <= {1}
+
+
 PATCHED = """
 import sys, time, mnist, ranks
 {patch}
