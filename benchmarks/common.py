@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,11 +21,16 @@ from typing import Any
 
 def fresh_process(arguments: Sequence[str], environment: dict[str, str] | None = None) -> str:
     """What this Python prints when it starts with these arguments, in this environment with changes, and imports as here."""
-    changed = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(environment or {})}
+    changed = {**imports_as_here(), **(environment or {})}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=changed)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
     return done.stdout
+
+
+def imports_as_here() -> dict[str, str]:
+    """An environment in which a fresh process imports what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 def installed(library: str) -> bool:
@@ -41,10 +47,34 @@ def measured_on() -> dict[str, str]:
     """The day, the machine, and the version of each library that is installed."""
     found = {"date": datetime.date.today().isoformat(), "processor": _processor(), "cores": str(_cores())}
     found["python"] = platform.python_version()
-    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad", "cupy"):
+    for library in ("numpy", "numba", "scipy", "torch", "jax", "mygrad", "cupy", "mpi4py"):
         if installed(library):
             found[library] = _version(library)
     return found
+
+
+@contextmanager
+def others() -> Iterator[list[float]]:
+    """How many cores other processes keep busy during the block: one figure in the list, at its end.
+
+    What this process does counts as its own, and so does what its children do that end in the block. No figure without /proc.
+    """
+
+    def busy() -> float:
+        user, nice, system, _idle, _waiting, interrupts, soft, *_ = map(float, stat.read_text().split()[1:11])
+        return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+    def own() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    stat, found = Path("/proc/stat"), list[float]()
+    if not stat.exists():
+        yield found
+        return
+    start, before = time.perf_counter(), busy() - own()
+    yield found
+    found.append(max(0.0, (busy() - own() - before) / (time.perf_counter() - start)))
 
 
 def _version(library: str) -> str:

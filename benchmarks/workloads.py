@@ -138,12 +138,19 @@ def waits(library: str) -> Callable[[], None]:
     return tg.cuda.synchronize
 
 
-def ours_network(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
-    """A network of this project: a function of images and labels that gives the training step on them."""
+def ours_model(name: str) -> Any:
+    """A network of this project."""
     import tinygrad_bn as tg
     from tinygrad_bn import nn
 
-    model = {"mlp": tg.models.mlp, "resnet20": tg.models.resnet20, "cnn": lambda: _cnn(nn)}[name]().to(device)
+    return {"mlp": tg.models.mlp, "resnet20": tg.models.resnet20, "cnn": lambda: _cnn(nn)}[name]()
+
+
+def ours_network(name: str, device: str = "cpu") -> Callable[[np.ndarray, np.ndarray], Callable[[], Any]]:
+    """A network of this project: a function of images and labels that gives the training step on them."""
+    import tinygrad_bn as tg
+
+    model = ours_model(name).to(device)
     optimizer = tg.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def on(x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:

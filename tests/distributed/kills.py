@@ -2,6 +2,7 @@
 
     nice python tests/distributed/kills.py --kills 20 --ranks 2    # the suite does so a few times
     nice python tests/distributed/kills.py --kills 20 --ranks 1 2 3    # each time on another number of ranks
+    nice python tests/distributed/kills.py --kills 20 --hosts 20       # on two hosts, 20 ms apart (as root)
 
 Ranks train a network with SyncBatchNorm, with a checkpoint of each step. SIGKILL ends one of them in the midst of a step. All
 others, and mpiexec, must be gone within 10 seconds; the newest checkpoint must load, without a warning, and be no older than
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hosts
 import mpiexec
 import numpy as np
 
@@ -194,6 +196,7 @@ def main() -> int:
     p.add_argument("--kills", type=int, default=20)
     p.add_argument("--ranks", type=int, nargs="+", default=[2])
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--hosts", type=float, metavar="MS", help="on two hosts, so many milliseconds apart")
     p.add_argument("--rank-of", nargs=2, help=argparse.SUPPRESS)
     p.add_argument("--dropout", type=float, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -202,8 +205,9 @@ def main() -> int:
     if mpiexec.MISSING:
         p.error(mpiexec.MISSING)
     print(f"seed {a.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as root:
-        for what, count in run(a.kills, a.seed, a.ranks, Path(root)).items():
+    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
+        launch = mpiexec.start if a.hosts is None else stack.enter_context(hosts.two_hosts(a.hosts / 1e3)).start
+        for what, count in run(a.kills, a.seed, a.ranks, Path(root), launch).items():
             print(f"{count:6.3g} {what}")
     return 0
 
