@@ -375,5 +375,4 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     with ends_all():
-        code = main()
-        sys.exit(code)  # not sys.exit(main()): distributed.init(), which main() calls, replaces sys.exit
+        sys.exit(main())

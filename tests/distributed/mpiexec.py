@@ -22,7 +22,8 @@ MISSING = None if MPIEXEC and find_spec("mpi4py") else "mpi4py or mpiexec is not
 
 def environment(*folders: Path) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # it cuts lines in two
+    return {**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
 
 
 def start(ranks: int, *command: Any, folders: tuple[Path, ...] = (), **how: Any) -> subprocess.Popen:

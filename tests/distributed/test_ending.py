@@ -13,9 +13,6 @@ SCRIPT = """
 import os, sys, threading, time
 from tinygrad_bn import distributed
 
-distributed.init()
-rank = distributed.rank()
-
 def fails():
     raise ZeroDivisionError("one failed")
 
@@ -30,9 +27,12 @@ def work(seconds):
         sum(range(1000))
 
 def main():
+    distributed.init()
+    rank = distributed.rank()
 {body}
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())
 """
 HANG = "    if rank != 1: distributed.barrier(); work(60)\n"  # what the others do: wait for rank 1, which will not come
 LATE = "    if rank != 1: work(60)\n"  # they compute
@@ -55,6 +55,7 @@ def run(tmp_path, body, ranks=2):
         ("fails()", 1, ["rank 1 of 2 ended by an error", "in fails", "ZeroDivisionError: one failed"]),
         ("in_a_thread(fails); work(60)", 1, ["ended by an error in a thread", "in fails", "ZeroDivisionError: one failed"]),
         ("sys.exit(3)", 3, ["rank 1 of 2 ended by sys.exit(3)", "sys.exit(3)", "in main"]),
+        ("return 4", 4, ["rank 1 of 2 ended by sys.exit(4)", "sys.exit(main())"]),
         ("sys.exit('no data')", 1, ["no data", "rank 1 of 2 ended by sys.exit('no data')"]),
         ("raise SystemExit(3)", None, []),
         ("os.kill(os.getpid(), 9)", None, []),

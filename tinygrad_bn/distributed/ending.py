@@ -43,7 +43,7 @@ def install(MPI: Any) -> None:
         os._exit(code)  # MPICH's Abort may return before mpiexec ends this process
 
     say = f"\nrank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size} ended by"
-    hook, thread_hook, leave = sys.excepthook, threading.excepthook, sys.exit
+    hook, thread_hook = sys.excepthook, threading.excepthook
 
     def on_error(kind: Any, error: Any, trace: Any) -> None:
         print(f"{say} an error, and all ranks with it:", file=sys.stderr)
@@ -57,25 +57,36 @@ def install(MPI: Any) -> None:
         thread_hook(args)
         end_all(1)
 
-    exits: list[tuple[Any, str]] = []  # the last call of sys.exit: its code, and from where
-
-    def noted_exit(status: Any = None, /) -> NoReturn:
-        exits[:] = [(status, "".join(traceback.format_stack(sys._getframe(1))))]
-        leave(status)
-
+    note_exits()
     main = _outermost_frame()
 
     def at_exit() -> None:
-        code, called = exits[0] if exits and not _returned(main) else (0, "")
+        code, called = _exits[0] if _exits and not _returned(main) else (0, "")
         if code not in (0, None):
             print(f"{say} sys.exit({code!r}), and all ranks with it:\n{called}", end="", file=sys.stderr)
             end_all(code if isinstance(code, int) else 1)
         if not MPI.Is_finalized() and not _finalize_after_code_0(MPI):
             MPI.Finalize()
 
-    sys.excepthook, threading.excepthook, sys.exit = on_error, on_thread_error, noted_exit
+    sys.excepthook, threading.excepthook = on_error, on_thread_error
     if sys.modules["mpi4py"].rc.finalize is False:
         atexit.register(at_exit)
+
+
+_exits: list[tuple[Any, str]] = []  # the last call of sys.exit: its code, and from where
+
+
+def note_exits() -> None:
+    """From now on ``sys.exit`` notes its code. (``sys.exit(main())`` looks the function up before it calls main.)"""
+    leave = sys.exit
+    if leave.__name__ == "noted_exit":
+        return
+
+    def noted_exit(status: Any = None, /) -> NoReturn:
+        _exits[:] = [(status, "".join(traceback.format_stack(sys._getframe(1))))]
+        leave(status)
+
+    sys.exit = noted_exit
 
 
 def _outermost_frame() -> FrameType:

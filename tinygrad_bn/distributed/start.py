@@ -11,6 +11,7 @@ from typing import Any
 from ..backend import cuda_is_available, get_num_threads, set_num_threads
 from ..ops.checks import need_one_of
 from ..random import set_stream
+from . import ending
 from .communicators import Communicator, active, current
 
 # What launchers tell each process of how many it is one: MPICH's and Intel's (also srun --mpi=pmi2), Open MPI's, and PMIx's.
@@ -62,7 +63,6 @@ def _over_mpi(backend: str | None) -> Communicator:
             "distributed.init: these processes are workers of mpi4py.futures, which runs the script on rank 0 alone; to train "
             "one model on all of them start it without -m mpi4py.futures"
         )
-    from . import ending
     from .mpi import MPICommunicator
 
     MPI = ending.start_mpi()
@@ -112,3 +112,7 @@ def barrier() -> None:
     """Return when all ranks have called this. Raises ValueError, on every rank, where others call another exchange."""
     current().agree("barrier")
     current().barrier()
+
+
+if started_by_launcher(os.environ):
+    ending.note_exits()  # at the import, for a script that ends with sys.exit(main()), where main() calls init()
