@@ -15,6 +15,7 @@ import pytest
 import tinygrad_bn as tg
 from tinygrad_bn import distributed, nn
 from tinygrad_bn.core import modes
+from tinygrad_bn.distributed import mpi
 from tinygrad_bn.distributed.communicators import current
 from tinygrad_bn.distributed.gradients import GradientExchange
 
@@ -60,13 +61,25 @@ def everywhere(x: np.ndarray) -> bool:
 
 
 def check_gradients_of_unequal_parts():
-    for bucket_bytes in (None, 1, 300):
+    for bucket_bytes, mpi._POSTPONED_BYTES in ((None, 1 << 12), (1, 1 << 12), (300, 1 << 12), (None, 0), (300, 600)):
         module = net(seed=distributed.rank())  # which rank 0's replaces
         model = distributed.DataParallel(module, bucket_bytes=bucket_bytes)
         for _ in range(2):
             module.zero_grad()
             loss_of(model(tg.tensor(X[rows()])), Y[rows()]).backward()
             assert np.allclose(gradients(module), expected(), rtol=1e-13, atol=1e-15) and everywhere(gradients(module))
+
+
+def check_large_sums_of_one_machine_wait():
+    mpi._POSTPONED_BYTES = 1 << 12
+    for size, kind in ((8, mpi.MPIRequest), (4096, mpi.PostponedSum)):
+        flat = np.full(size, distributed.rank() + 1.0)
+        request = current().start_all_reduce(flat)
+        assert type(request) is kind
+        while kind is mpi.MPIRequest and not request.test():
+            pass
+        request.wait()
+        assert set(flat) == {distributed.size() * (distributed.size() + 1) / 2}
 
 
 def check_a_penalty_counts_once():

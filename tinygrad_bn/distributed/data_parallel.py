@@ -36,11 +36,12 @@ class DataParallel(Module):
     of forward's arguments, gives n; by default it is the length of the first. n is exchanged while forward runs.
 
     Gradients travel in flat buckets of at least ``bucket_bytes``, those of the last layers first, each as soon as all its
-    gradients are there and while backward goes on; by default there are about eight, of at least 256 KiB. ``.grad`` is whole
-    when ``backward()`` returns; a ``register_post_accumulate_grad_hook`` sees this rank's share. A parameter without a gradient
-    on some rank counts as zero there, and keeps none if no rank has one. Buffers that each rank makes of its own examples, such
-    as BatchNorm's running statistics, become rank 0's at the end of each such ``backward()``; those of SyncBatchNorm are the
-    same everywhere. ``state_dict()`` is the model's, without a prefix.
+    gradients are there and while backward goes on; by default there are about eight, of at least 256 KiB. (Between the
+    cores of one machine they travel at the end: there that is faster.) ``.grad`` is whole when ``backward()`` returns; a
+    ``register_post_accumulate_grad_hook`` sees this rank's share. A parameter without a gradient on some rank counts as
+    zero there, and keeps none if no rank has one. Buffers that each rank makes of its own examples, such as BatchNorm's
+    running statistics, become rank 0's at the end of each such ``backward()``; those of SyncBatchNorm are the same
+    everywhere. ``state_dict()`` is the model's, without a prefix.
 
     Every rank must run forward and backward equally often; under ``no_grad()`` nothing is exchanged. The parameters are those
     that the model has when it is wrapped. In a single process forward is the model's alone.

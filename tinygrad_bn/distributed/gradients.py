@@ -30,12 +30,15 @@ class _Bucket:
         p = self.params[position]
         if self.flat is None:
             wire = "float32" if p.dtype == "float16" else p.dtype
-            self.flat = xp_of(p._data).zeros(self.ends[-1] + len(self.params), wire)
-        if p._grad is not None:
+            self.flat = xp_of(p._data).empty(self.ends[-1] + len(self.params), wire)
+        part = self._part(self.flat, position)
+        self.flat[self.ends[-1] + position] = 0.0 if p._grad is None else 1.0
+        if p._grad is None:
+            part[...] = 0.0
+        else:
             if p._grad.node is not None:
                 raise ValueError("DataParallel cannot exchange gradients that were recorded with create_graph=True")
-            xp_of(p._data).multiply(p._grad._data, share, out=self._part(self.flat, position))
-            self.flat[self.ends[-1] + position] = 1.0
+            xp_of(p._data).multiply(p._grad._data, share, out=part)
         del self.missing[position]
 
     def take(self) -> None:

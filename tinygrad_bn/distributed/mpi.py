@@ -13,6 +13,10 @@ import numpy as np
 from ..backend import to_device, to_numpy
 from .communicators import Array, Communicator, Request
 
+# On one machine the cores themselves move every byte, so there is nothing to hide behind other work; and MPICH's blocking
+# all-reduce of such sizes is faster: 1.9 MB add 0.4 ms to a step at its end, and 1.2 ms in pieces during backward (2 cores).
+_POSTPONED_BYTES = 1 << 12
+
 
 class MPIRequest(Request):
     def __init__(self, request: Any, host: np.ndarray, target: Array):
@@ -25,6 +29,19 @@ class MPIRequest(Request):
         self._request.Wait()
         if self._target is not self._host:
             self._target[...] = to_device(self._host, "cuda")
+
+
+class PostponedSum(Request):
+    """An all-reduce that all ranks begin, and end, when they wait for it."""
+
+    def __init__(self, comm: Any, host: np.ndarray):
+        self._comm, self._host = comm, host
+
+    def test(self) -> bool:
+        return False
+
+    def wait(self) -> None:
+        self._comm.Allreduce(_in_place(), self._host)
 
 
 class MPICommunicator(Communicator):
@@ -56,6 +73,8 @@ class MPICommunicator(Communicator):
 
     def start_all_reduce(self, flat: Array) -> Request:
         host = to_numpy(flat)
+        if host is flat and self.local_size == self.size and host.nbytes > _POSTPONED_BYTES:
+            return PostponedSum(self._comm, host)
         return MPIRequest(self._comm.Iallreduce(_in_place(), host), host, flat)
 
     def start_broadcast(self, flat: np.ndarray, root: int = 0) -> Request:
