@@ -21,7 +21,9 @@ from tinygrad_bn.tensor import Tensor
 def primitives():
     """All that the package registers, found without their help."""
     found = [p for p in gc.get_objects() if type(p) is Primitive]  # (to ask for __class__ makes other libraries' objects warn)
-    return {p.name: p for p in found if p.function.__module__.startswith("tinygrad_bn.")}
+    modules = {p: p.function.__module__ for p in found}  # what ranks exchange is no function of one rank's arrays
+    ours = [p for p, m in modules.items() if m.startswith("tinygrad_bn.") and not m.startswith("tinygrad_bn.distributed.")]
+    return {p.name: p for p in ours}
 
 
 known_primitives = cache(primitives)

@@ -55,6 +55,7 @@ def read(caller: str, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarra
     Raises ValueError, which names the path, for a file that is damaged, or holds a dtype that NumPy has not; OSError if it
     cannot be read. It takes a few times the file's size of memory, whatever the file says.
     """
+    _library(caller)  # what is missing is told before what is wrong with the file
     with open(os.fspath(path), "rb") as file:
         return parsed(caller, path, file.read())
 
