@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 from dataclasses import replace
 from functools import cache
 
@@ -19,11 +20,13 @@ from tinygrad_bn.tensor import Tensor
 
 
 def primitives():
-    """All that the package registers, found without their help."""
+    """All that the package registers, found without their help; but those of ranks, which test_what_ranks_exchange names."""
+    return {name: p for name, p in registered().items() if not p.function.__module__.startswith("tinygrad_bn.distributed.")}
+
+
+def registered():
     found = [p for p in gc.get_objects() if type(p) is Primitive]  # (to ask for __class__ makes other libraries' objects warn)
-    modules = {p: p.function.__module__ for p in found}  # what ranks exchange is no function of one rank's arrays
-    ours = [p for p, m in modules.items() if m.startswith("tinygrad_bn.") and not m.startswith("tinygrad_bn.distributed.")]
-    return {p.name: p for p in ours}
+    return {p.name: p for p in found if p.function.__module__.startswith("tinygrad_bn.")}
 
 
 known_primitives = cache(primitives)
@@ -114,6 +117,14 @@ def test_every_primitive_and_every_gradient_has_a_formula():
             missing[name] = expected ^ set(FORMULAS[name].gradients)
     assert not missing
     assert set(FORMULAS) == set(primitives())
+
+
+def test_what_ranks_exchange_has_no_formula():
+    """It is no function of one rank's arrays, so no page can compute it again; ``weigh`` stands between ranks alone."""
+    importlib.import_module("tinygrad_bn.distributed")
+    between_ranks = {"all_reduce", "broadcast", "reduce", "sync_batch_norm", "weigh"}
+    assert registered().keys() - primitives().keys() == between_ranks
+    assert between_ranks.isdisjoint(FORMULAS)
 
 
 def test_the_table_of_operations_reaches_every_formula():

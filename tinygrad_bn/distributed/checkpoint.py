@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import interop
+from ..interop.manifest import Contents, unpack
 from .communicators import current
 
 
@@ -24,7 +25,7 @@ class Checkpoint(interop.Checkpoint):
         """``interop.Checkpoint.save`` on rank 0. The others return the path too, and do not wait."""
         return super().save(step, *parts, **named) if current().rank == 0 else self._path(step)
 
-    def _newest(self) -> tuple[int, bytes] | None:
+    def _newest(self) -> tuple[bytes, Contents] | None:
         ranks = current()
         found, error = None, ""
         if ranks.rank == 0:
@@ -32,9 +33,12 @@ class Checkpoint(interop.Checkpoint):
                 found = super()._newest()
             except OSError as problem:
                 error = str(problem)
-        step, content = found or (-1, b"")
-        step_there, length, error = ranks.gather_text(f"{step} {len(content)} {error}")[0].split(" ", 2)
+        mine = b"" if found is None else found[0]
+        step = -1 if found is None else found[1].step
+        step_there, length, error = ranks.gather_text(f"{step} {len(mine)} {error}")[0].split(" ", 2)
         if error:
             raise OSError(f"Checkpoint.load_latest: rank 0 could not read a checkpoint: {error}")
-        content = ranks.broadcast(np.frombuffer(content, np.uint8) if found else np.zeros(int(length), np.uint8)).tobytes()
-        return (int(step_there), content) if int(step_there) >= 0 else None
+        if int(step_there) < 0:
+            return None
+        sent = ranks.broadcast(np.frombuffer(mine, np.uint8) if found else np.zeros(int(length), np.uint8)).tobytes()
+        return found or (sent, unpack(self._path(int(step_there)), sent))

@@ -14,8 +14,6 @@ import numpy as np
 from ..backend import load_cuda
 from .communicators import Array, Communicator, Request
 
-_FLOAT16_SUMS = "float32"
-
 
 def gpus() -> int:
     """The number of GPUs of this machine that the process may use."""
@@ -58,7 +56,7 @@ class NCCLCommunicator(Communicator):
     def all_reduce(self, x: Array) -> Array:
         if isinstance(x, np.ndarray):
             return self._host.all_reduce(x)
-        total = self._xp.array(x, _FLOAT16_SUMS if x.dtype == "float16" else x.dtype, order="C")
+        total = self._xp.array(x, "float32" if x.dtype == "float16" else x.dtype, order="C")
         self.start_all_reduce(total).wait()
         return total.astype(x.dtype, copy=False)
 

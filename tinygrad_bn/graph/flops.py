@@ -50,11 +50,13 @@ FOR_EACH_OUTPUT = {
     **{"gelu": 5, "sigmoid": 4, "silu": 5, "softplus": 5, "batch_norm_inference": 2},
 }
 FOR_EACH_INPUT = {
-    **dict.fromkeys("argmax cumsum max mean min sum sum_pixels sum_to".split(), 1),
+    **dict.fromkeys("all_reduce argmax cumsum max mean min reduce sum sum_pixels sum_to".split(), 1),
     **{"var": 4, "logsumexp": 4, "softmax": 5, "log_softmax": 5, "cross_entropy": 6},
-    **dict.fromkeys("batch_norm layer_norm group_norm".split(), 7),
+    **dict.fromkeys("batch_norm layer_norm group_norm sync_batch_norm".split(), 7),
 }
-MOVES = frozenset("broadcast_to cast concatenate flip getitem max_pool2d_gather pad put reshape to_device transpose".split())
+MOVES = frozenset(
+    "broadcast broadcast_to cast concatenate flip getitem max_pool2d_gather pad put reshape to_device transpose weigh".split()
+)
 
 
 def forward_flops(tape: Tape, step: Step) -> int | None:

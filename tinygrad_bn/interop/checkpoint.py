@@ -118,27 +118,26 @@ class Checkpoint:
         found = self._newest()
         loaded = None
         if found is not None:
-            step, content = found
-            path = self._path(step)
-            contents = unpack(path, content)
+            _, contents = found
+            path = self._path(contents.step)
             _take_over(path, contents, model, optimizer, schedule, batches)
-            loaded = Loaded(step, contents.extra, path)
+            loaded = Loaded(contents.step, contents.extra, path)
         self._step, self._looked = (loaded.step if loaded else -1), True
         return loaded
 
-    def _newest(self) -> tuple[int, bytes] | None:
-        """Step and file content of the newest checkpoint that is not damaged."""
+    def _newest(self) -> tuple[bytes, Contents] | None:
+        """The newest checkpoint that is not damaged: its file as it is, and what it holds."""
         for step in sorted(self._steps(), reverse=True):
             path = self._path(step)
             content = path.read_bytes()
             try:
-                found = unpack(path, content).step
-                if found != step:
-                    raise ValueError(f"{path} holds step {found}; expected {step}, by its name")
+                contents = unpack(path, content)
+                if contents.step != step:
+                    raise ValueError(f"{path} holds step {contents.step}; expected {step}, by its name")
             except ValueError as damage:
                 warnings.warn(f"Checkpoint.load_latest skips a damaged checkpoint: {damage}", RuntimeWarning, stacklevel=3)
                 continue
-            return step, content
+            return content, contents
         return None
 
     # ----- the folder
