@@ -10,6 +10,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as _np
@@ -37,21 +38,65 @@ COMPILED = {
     "running": ("follow",),
     "sync_norm": ("batch_norm_moments", "batch_norm_apply", "batch_norm_sums", "batch_norm_input"),
 }
-# Where the portable kernel is as fast, and nothing need be imported. OpenBLAS does such small products on one thread.
-_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17
-SMALL: dict[str, Callable[..., bool]] = {
-    "relu": lambda x: x.size < _ELEMENTS,
-    "relu_backward": lambda g, _y: g.size < _ELEMENTS,
-    "sigmoid": lambda x: x.size < _ELEMENTS // 4,
-    "sigmoid_backward": lambda g, _y: g.size < _ELEMENTS // 4,
-    "sum_pixels": lambda x: x.size < _ELEMENTS,
-    "einsum": lambda _subscripts, operands: sum(x.size for x in operands) < _ELEMENTS,
-    "linear": lambda x, w, _b: x.size * len(w) < _MULTIPLICATIONS,
-    "linear_backward": lambda g, x, _w, *_: g.size * x.shape[-1] < _MULTIPLICATIONS,
-    "sgd": lambda weights, *_: weights.size < _ELEMENTS // 4,
-    "adam": lambda weights, *_: weights.size < _ELEMENTS // 4,
-    "matmul": lambda x, y: x.size * (1 if y.ndim < 2 else y.shape[-1]) < _MULTIPLICATIONS,
-}
+_fast: Any = SimpleNamespace()  # what serves under these names: until one is first called, what loads them
+
+
+# ----- where the portable kernel is as fast for small arrays, and nothing need be imported
+
+_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17  # OpenBLAS does products of so few on one thread
+SMALL = (
+    *("relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"),
+    *("einsum", "linear", "linear_backward", "matmul", "sgd", "adam"),
+)
+
+
+def relu(x):
+    return (_portable if x.size < _ELEMENTS else _fast).relu(x)
+
+
+def relu_backward(g, y):
+    return (_portable if g.size < _ELEMENTS else _fast).relu_backward(g, y)
+
+
+def sigmoid(x):
+    return (_portable if x.size < _ELEMENTS // 4 else _fast).sigmoid(x)
+
+
+def sigmoid_backward(g, y):
+    return (_portable if g.size < _ELEMENTS // 4 else _fast).sigmoid_backward(g, y)
+
+
+def sum_pixels(x):
+    return (_portable if x.size < _ELEMENTS else _fast).sum_pixels(x)
+
+
+def einsum(subscripts, operands):
+    return (_portable if sum(x.size for x in operands) < _ELEMENTS else _fast).einsum(subscripts, operands)
+
+
+def linear(x, w, b):
+    return (_portable if x.size * len(w) < _MULTIPLICATIONS else _fast).linear(x, w, b)
+
+
+def linear_backward(g, x, w, want_x, want_w):
+    small = g.size * x.shape[-1] < _MULTIPLICATIONS
+    return (_portable if small else _fast).linear_backward(g, x, w, want_x, want_w)
+
+
+def matmul(x, y):
+    small = x.size * (1 if y.ndim < 2 else y.shape[-1]) < _MULTIPLICATIONS
+    return (_portable if small else _fast).matmul(x, y)
+
+
+def sgd(weights, *args):
+    return (_portable if weights.size < _ELEMENTS // 4 else _fast).sgd(weights, *args)
+
+
+def adam(weights, *args):
+    return (_portable if weights.size < _ELEMENTS // 4 else _fast).adam(weights, *args)
+
+
+# ----- how the compiled ones are loaded
 
 
 def _dropout(x, p, key):
@@ -88,30 +133,25 @@ def _load() -> None:
                 warnings.warn(f"Numba or SciPy fails, so the slower kernels serve: {error}", RuntimeWarning, stacklevel=4)
     for module, names in COMPILED.items():
         for name in names:
-            portable = _INSTEAD.get(name) or getattr(_portable, name)
-            compiled = getattr(modules[module], name) if module in modules else portable
-            globals()[name] = compiled if compiled is portable or name not in SMALL else _choose(name, portable, compiled)
+            compiled = getattr(modules[module], name) if module in modules else None
+            _serve(name, compiled or _INSTEAD.get(name) or getattr(_portable, name))
 
 
-def _choose(name: str, portable: Callable, compiled: Callable) -> Callable:
-    """The portable kernel for small arrays, the compiled one for others."""
-    is_small = SMALL[name]
-
-    def kernel(*args: Any) -> Any:
-        return (portable if is_small(*args) else compiled)(*args)
-
-    return kernel
+def _serve(name: str, kernel: Callable) -> None:
+    """Let the kernel serve under that name: always, or where the arrays are not small."""
+    setattr(_fast, name, kernel)
+    if name not in SMALL:
+        globals()[name] = kernel
 
 
 def _on_first_use(name: str) -> Callable:
     def kernel(*args: Any) -> Any:
         _load()
-        return globals()[name](*args)
+        return getattr(_fast, name)(*args)
 
     return kernel
 
 
 for _names in COMPILED.values():
     for _name in _names:
-        _waiting = _on_first_use(_name)
-        globals()[_name] = _choose(_name, getattr(_portable, _name), _waiting) if _name in SMALL else _waiting
+        _serve(_name, _on_first_use(_name))

@@ -29,33 +29,36 @@ def matmul(x, y):
         with numpy_one_thread:
             return portable.matmul(x, y)
     out = empty((*x.shape[:-1], y.shape[1]), x.dtype)
-    _multiply(_NO_BIAS[out.dtype.char], (_matrix(x), y, _matrix(out)))
+    _multiply(_NO_BIAS[out.dtype.char], (*_factor(_matrix(x)), *_factor(y), _matrix(out)))
     return out
 
 
 def linear(x, w, b):
     """portable.linear."""
-    if x.dtype not in FLOATS or 0 in x.shape + w.shape:
+    if x.dtype not in FLOATS or not x.size or not w.size:
         return portable.linear(x, w, b)
     y = empty((*x.shape[:-1], len(w)), x.dtype)
-    _multiply(_NO_BIAS[y.dtype.char] if b is None else np.ascontiguousarray(b), (_matrix(x), w.T, _matrix(y)))
+    bias = _NO_BIAS[y.dtype.char] if b is None else np.ascontiguousarray(b)
+    _multiply(bias, (*_factor(_matrix(x)), *_factor(w, True), _matrix(y)))
     return y
 
 
 def linear_backward(g, x, w, want_x, want_w):
     """portable.linear_backward."""
-    if g.dtype not in FLOATS or 0 in g.shape + x.shape:
+    if g.dtype not in FLOATS or not g.size or not x.size:
         return portable.linear_backward(g, x, w, want_x, want_w)
-    rows = _matrix(g)
-    products = []
+    g, x_shape = _matrix(g), x.shape
+    bias = _NO_BIAS[g.dtype.char]
     dx = dw = None
     if want_w:
-        dw = empty((g.shape[-1], x.shape[-1]), g.dtype)
-        products.append((rows.T, _matrix(x), dw))
+        dw = empty((g.shape[1], x_shape[-1]), g.dtype)
+        for_w = (*_factor(g, True), *_factor(_matrix(x)), dw)
     if want_x:
-        dx = empty(x.shape, g.dtype)
-        products.append((rows, w, _matrix(dx)))
-    _multiply(_NO_BIAS[g.dtype.char], *products)
+        dx = empty(x_shape, g.dtype)
+        for_x = (*_factor(g), *_factor(w), _matrix(dx))
+        _multiply(bias, for_w, for_x) if want_w else _multiply(bias, for_x)
+    else:
+        _multiply(bias, for_w)
     return dx, dw
 
 
@@ -74,28 +77,37 @@ def _matrix(x):
 
 
 def _multiply(bias, product, other=None):
-    """out = a @ b + bias for one product (a, b, out), or for two, which share the threads."""
-    factors, how, items, work = _planned(*product)
-    more, how_more, items_more, work_more = (factors, how, 0, 0) if other is None else _planned(*other)
-    work += work_more
+    """out = a @ b + bias for one product (a, whether a is turned, b, whether b is, out), or for two, which share the threads."""
+    a, turn_a, b, turn_b, out = c, turn_c, d, turn_d, other_out = product
+    first = (*a.shape, *b.shape, turn_a, turn_b)
+    if other is None:
+        how, items, of_first, threads = _plan(first)
+    else:
+        c, turn_c, d, turn_d, other_out = other
+        how, items, of_first, threads = _plan(first, (*c.shape, *d.shape, turn_c, turn_d))
     with one_thread:
-        run(
-            _pieces, items + items_more, items, *factors, *more, how, how_more, bias, ZERO_ONE[bias.dtype.char],
-            threads=1 if work < _WORTH else None,
-        )  # fmt: skip
-
-
-def _planned(a, b, out):
-    """What ``_pieces`` wants to know of a product: arrays, numbers, items of work, and multiplications."""
-    (m, n), k = out.shape, a.shape[1]
-    a, turn_a = _factor(a)
-    b, turn_b = _factor(b)
-    rows, columns = _rows_of_weights(m, k, n) if turn_a else _shape_of_piece(m, k, n, turn_b)
-    down, across = -(-m // rows), -(-n // columns)
-    return (a, b, out), (rows, columns, down, across, int(turn_a), int(turn_b)), down * across, m * k * n
+        run(_pieces, items, of_first, a, b, out, c, d, other_out, how, bias, ZERO_ONE[bias.dtype.char], threads=threads)
 
 
 @lru_cache(1024)
+def _plan(*products):
+    """How ``_pieces`` divides one or two products of such shapes: numbers, items, those of the first, and the threads.
+
+    For each product six numbers: rows and columns of a piece, how many of these lie below and beside each other, and whether a
+    and b are turned.
+    """
+    how, items, work = [], [], 0
+    for down_a, across_a, down_b, across_b, turn_a, turn_b in products:
+        m, k = (across_a, down_a) if turn_a else (down_a, across_a)
+        n = down_b if turn_b else across_b
+        rows, columns = _rows_of_weights(m, k, n) if turn_a else _shape_of_piece(m, k, n, turn_b)
+        down, across = -(-m // rows), -(-n // columns)
+        how.append((rows, columns, down, across, turn_a, turn_b))
+        items.append(down * across)
+        work += m * k * n
+    return np.array(how, np.int64), sum(items), items[0], 1 if work < _WORTH else None
+
+
 def _rows_of_weights(m, k, n):
     """Rows and columns of the pieces of a weight's gradient: whole rows, an even number of pieces, where those are no slower.
 
@@ -108,7 +120,6 @@ def _rows_of_weights(m, k, n):
     return -(-m // max(2, 2 * -(-m // (2 * rows)))), n
 
 
-@lru_cache(1024)
 def _shape_of_piece(m, k, n, turn_b_only):
     """Rows and columns of the pieces in which (m, k) @ (k, n) is computed.
 
@@ -130,30 +141,29 @@ def _shape_of_piece(m, k, n, turn_b_only):
     return rows, elements // rows // 16 * 16
 
 
-def _factor(a):
-    """A contiguous matrix, and whether its transpose is meant."""
-    flags = a.flags
-    if flags.c_contiguous and flags.behaved:
-        return a, False
-    if flags.f_contiguous and flags.behaved:
-        return a.T, True
-    return np.array(a, order="C"), False
+def _factor(a, turned=False):
+    """The matrix a, contiguous, and whether it is to be turned, if what is wanted is a, or its transpose where ``turned``."""
+    if a.flags.carray:
+        return a, turned
+    if a.T.flags.carray:
+        return a.T, not turned
+    return np.array(a, order="C"), turned
 
 
 @compiled
-def _pieces(team, items, first, a0, b0, out0, a1, b1, out1, how0, how1, bias, zero_one):
-    """An item is a piece of the first product, or of the second. how: rows, columns of a piece, how many of them lie below and
-    beside each other, and whether a and b are to be transposed."""
+def _pieces(team, items, first, a0, b0, out0, a1, b1, out1, how, bias, zero_one):
+    """An item is a piece of the first product, or of the second. how: see ``_plan``."""
     slot = join(team)
     while True:
         item = take(team, slot, items)
         if item >= items:
             return leave(team, slot)
         if item < first:
-            a, b, out, how, number = a0, b0, out0, how0, item
+            a, b, out, which, number = a0, b0, out0, 0, item
         else:
-            a, b, out, how, number = a1, b1, out1, how1, item - first
-        rows, columns, down, across, turn_a, turn_b = how
+            a, b, out, which, number = a1, b1, out1, 1, item - first
+        rows, columns, down, across = how[which, 0], how[which, 1], how[which, 2], how[which, 3]
+        turn_a, turn_b = how[which, 4], how[which, 5]
         if turn_b:  # b is a layer's weight: whoever has some of its rows in the cache goes on with them
             i0, j0 = number % down * rows, number // down * columns
         else:
