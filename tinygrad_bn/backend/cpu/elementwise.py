@@ -25,18 +25,10 @@ def _flat(x):
     return flat.reshape(-1) if flat.flags.c_contiguous else None
 
 
-def _fit(*arrays):
+def _fit(arrays):
     """Flat views of arrays of one shape, dtype and layout, and new memory like the first, flat and not; None if they differ."""
     x = arrays[0]
-    simple = x.dtype in FLOATS
-    for a in arrays:
-        if a is not x and (a.dtype != x.dtype or a.shape != x.shape):
-            return None
-        simple = simple and a.flags.carray
-    if simple:
-        out = empty_like(x)
-        return *[a.reshape(-1) for a in arrays], out.reshape(-1), out
-    if x.dtype not in FLOATS:
+    if any(a.dtype != x.dtype or a.shape != x.shape for a in arrays):
         return None
     if x.ndim == 4 and any(a.strides != x.strides for a in arrays):
         arrays = tuple(channels_last(a).transpose(0, 3, 1, 2) for a in arrays)
@@ -48,14 +40,22 @@ def _fit(*arrays):
     return *flats, _flat(out), out
 
 
-def _flatly(kernel, otherwise, *arrays):
+def _flatly(kernel, otherwise, x, *others):
     """The compiled kernel over flat arrays of one size; ``otherwise``, where these are not such."""
-    fit = _fit(*arrays)
-    if fit is None:
-        return otherwise(*arrays)
-    *flats, out = fit
-    items = -(-out.size // _ITEM)
-    run(kernel, items, *flats, threads=None if out.size * 4 * len(flats) >= WORTH_THREADS else 1)
+    dtype, shape = x.dtype, x.shape
+    simple = x.flags.carray and dtype in FLOATS
+    for a in others:
+        simple = simple and a.flags.carray and a.dtype == dtype and a.shape == shape
+    if simple:  # (nearly always, for vectors)
+        out = empty_like(x)
+        flats = x.reshape(-1), *[a.reshape(-1) for a in others], out.reshape(-1)
+    else:
+        fit = _fit((x, *others)) if dtype in FLOATS else None
+        if fit is None:
+            return otherwise(x, *others)
+        *flats, out = fit
+    size = out.size
+    run(kernel, -(-size // _ITEM), *flats, threads=None if size * 4 * len(flats) >= WORTH_THREADS else 1)
     return out
 
 

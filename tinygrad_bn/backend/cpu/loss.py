@@ -131,9 +131,9 @@ def _launch(x, labels, g, y, smoothing):
     """Some rows of x at a time."""
     samples, classes = x.shape
     step = max(1, _ITEM // (classes + _OF_A_ROW))
-    items = -(-samples // step)
-    args = step, _LANES if classes > _LANES // 2 else _LANES // 2, x, labels, g, y, float(smoothing)
-    run(_softmax, items, *args, threads=1 if samples * (classes + _OF_A_ROW) < _WORTH_THREADS else None)
+    width = _LANES if classes > _LANES // 2 else _LANES // 2
+    threads = 1 if samples * (classes + _OF_A_ROW) < _WORTH_THREADS else None
+    run(_softmax, -(-samples // step), step, width, x, labels, g, y, float(smoothing), threads=threads)
 
 
 def cross_entropy(x, labels, label_smoothing):

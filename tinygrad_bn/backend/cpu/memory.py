@@ -109,8 +109,11 @@ def _lease(size: int) -> Block:
 
 def empty(shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None) -> np.ndarray:
     """``numpy.empty``, for a large array in memory that was used before if there is some. ``strides`` cover the same bytes."""
+    size = prod(shape)
+    if strides is None and size < SMALLEST >> 4:  # (asked often, and no dtype has larger elements)
+        return np.empty(shape, dtype)
     dtype = np.dtype(dtype)
-    nbytes = prod(shape) * dtype.itemsize
+    nbytes = size * dtype.itemsize
     if nbytes < SMALLEST or not _pooling:
         return np.empty(shape, dtype) if strides is None else np.ndarray(shape, dtype, np.empty(nbytes, "u1"), 0, strides)
     with _lock:

@@ -388,6 +388,8 @@ def _turned(x):
 
 def _settled(x):
     """x, or a copy where it lies otherwise, and whether it is rows; else it is planes."""
+    if x.ndim == 2 and x.flags.carray:
+        return x, True
     if x.flags.c_contiguous:
         return plain(x), x.ndim == 2 or x.size == x.shape[0] * x.shape[1]
     last = _turned(x)
@@ -414,7 +416,7 @@ class _Plan:
     """How inputs of one shape are divided, and the memory in which their kernels keep what they need while they run.
 
     ``matrix``: the shape in which the kernels see x, planes, or rows of which some are joined to one where C is small;
-    ``each``: how many of them make an item of work; ``items``: how many of these there are.
+    ``each``: how many of them make an item of work; ``items``: how many of these there are; ``threads``: what ``run`` is told.
     """
 
     def __init__(self, shape, dtype, rows, sets):
@@ -437,12 +439,13 @@ class _Plan:
             self.counts = float(self.matrix[1]), float(self.matrix[1])
             self._parts, self._flat = (n * c,), (sets * c,)
         self.rows, self._sets, self._dtype, self._coefficients = rows, sets, dtype, (sets, fold, c)
+        self.threads = 1 if size * dtype.itemsize < WORTH_THREADS else None
         self.unit = np.ones(c, dtype), np.zeros(c, dtype)  # gamma and beta, where there are none
         self._free = {3: [], 4: []}
 
     def seen(self, x):
         """x as the kernels see it."""
-        return (x if x.ndim == 2 or not self.rows else _turned(x)).reshape(self.matrix)
+        return (x if not self.rows or x.ndim == 2 else _turned(x)).reshape(self.matrix)
 
     def lend(self, count):
         """What is summed in parts, and ``count`` coefficients for each channel, each also in a second shape.
@@ -477,16 +480,16 @@ def _forward(x, gamma, beta, eps, sets, share):
     lent = parts, joined, coefficients, flat = plan.lend(3)
     statistics = np.empty((2, sets * x.shape[1] // share))
     weight, bias = plan.unit if gamma is None else (plain(gamma), plain(beta))
-    run_kernel(
-        _normalise_rows if rows else _normalise_planes, plan.items, x.nbytes, BOTH, plan.seen(x), plan.each, *plan.counts,
-        share, weight, bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y),
+    run(
+        _normalise_rows if rows else _normalise_planes, plan.items, BOTH, plan.seen(x), plan.each, *plan.counts, share, weight,
+        bias, eps, parts, joined, statistics, coefficients, flat, plan.seen(y), threads=plan.threads,
     )  # fmt: skip
     plan.give_back(lent)
     return y, statistics[0], statistics[1]
 
 
 def _backward(g, x, gamma, mean, var, eps, sets, share):
-    """dx, dgamma, dbeta, for mean and variance as ``_forward`` gave them."""
+    """dx, dgamma, dbeta, for flat mean and variance as ``_forward`` gave them."""
     x, rows = _settled(x)
     g = _like(g, rows)
     dx = empty_like(x)
@@ -494,11 +497,10 @@ def _backward(g, x, gamma, mean, var, eps, sets, share):
     lent = parts, joined, coefficients, flat = plan.lend(4)
     weight = plan.unit[0] if gamma is None else plain(gamma)
     dgamma, dbeta = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
-    mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
-    run_kernel(
-        _differentiate_rows if rows else _differentiate_planes, plan.items, x.nbytes, BOTH, plan.seen(g), plan.seen(x),
-        plan.each, float(x.size // mean.size), share, weight, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
-        plan.seen(dx),
+    run(
+        _differentiate_rows if rows else _differentiate_planes, plan.items, BOTH, plan.seen(g), plan.seen(x), plan.each,
+        float(x.size // mean.size), share, weight, eps, mean, var, parts, joined, coefficients, flat, dgamma, dbeta,
+        plan.seen(dx), threads=plan.threads,
     )  # fmt: skip
     plan.give_back(lent)
     return (dx, None, None) if gamma is None else (dx, dgamma, dbeta)
@@ -519,7 +521,7 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
     """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
     if not fits(x, g, gamma):
         return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
-    return _backward(g, x, gamma, mean, var, eps, 1, 1)
+    return _backward(g, x, gamma, plain(mean), plain(var), eps, 1, 1)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps):
@@ -550,4 +552,5 @@ def group_norm_backward(g, x, gamma, mean, var, num_groups, eps):
     """dx, dgamma, dbeta."""
     if not fits(x, g, gamma):
         return portable.group_norm_backward(g, x, gamma, mean, var, num_groups, eps)
+    mean, var = plain(mean.reshape(-1)), plain(var.reshape(-1))
     return _backward(g, x, gamma, mean, var, eps, x.shape[0], x.shape[1] // num_groups)

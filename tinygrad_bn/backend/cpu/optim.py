@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,35 +14,38 @@ from .team import join, leave, run, take
 # Elements of an item of work: a few microseconds' worth.
 _ITEM = 1 << 13
 
-# Weights of fewer bytes are done on one thread, in hardly more time than it takes to wake another and to wait for it.
-_WORTH_THREADS = 1 << 17
+# Weights of fewer bytes are done on one thread. (Each thread has some of their rows in its cache, from the forward pass.)
+_WORTH_THREADS = 1 << 16
 
 # A gradient of so many elements is read where it lies. Smaller neighbours are gathered first: a copy costs less than a call.
 _ALONE = 1 << 15
 
 
-def _pieces(weights: np.ndarray, grads: list[np.ndarray], out: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _pieces(weights: np.ndarray, grads: list[np.ndarray], out: np.ndarray) -> list[tuple[slice, np.ndarray]]:
     """The gradient as flat arrays, each with its place: long ones as they are, runs of short ones gathered in ``out``."""
-    start = stop = 0
+    pieces = []
     short: list[np.ndarray] = []
+    start = stop = 0
     for g in grads:
-        if g.size >= _ALONE and _readable(g, weights):
+        size = g.size
+        if size >= _ALONE and _readable(g, weights):
             if short:
-                yield slice(start, stop), np.concatenate(short, out=out[start:stop])
+                pieces.append((slice(start, stop), np.concatenate(short, out=out[start:stop])))
                 short = []
-            start = stop + g.size
-            yield slice(stop, start), g.reshape(-1)
+            start = stop + size
+            pieces.append((slice(stop, start), g.reshape(-1)))
             stop = start
         else:
-            short.append(g.ravel())
-            stop += g.size
+            short.append(g if g.ndim == 1 else g.ravel())
+            stop += size
     if short:
-        yield slice(start, stop), np.concatenate(short, out=out[start:stop])
+        pieces.append((slice(start, stop), np.concatenate(short, out=out[start:stop])))
+    return pieces
 
 
 def _readable(g: np.ndarray, weights: np.ndarray) -> bool:
     """Whether kernels are compiled for such an array, and no weight that changes lies in it."""
-    return g.flags.c_contiguous and g.flags.behaved and not np.may_share_memory(g, weights)
+    return g.flags.carray and not np.may_share_memory(g, weights)
 
 
 def _run(kernel, weights, *args):

@@ -278,13 +278,17 @@ def run(kernel: Callable, items: int, *args: Any, threads: int | None = None) ->
     The kernel begins with ``join(team)``, and takes items from the team until it gets one that is not below ``items``. Where
     another Python thread has the workers, this one does all by itself.
     """
+    if threads == 1:
+        kernel(np.zeros(FUNCTION, np.int64), items, *args)
+        return
     helpers = (threads_for(items) if threads is None else threads) - 1
     workers = _workers
-    if helpers < 1 or not workers.lock.acquire(blocking=False):
+    if helpers < 1 or not workers.lock.acquire(False):
         kernel(np.zeros(FUNCTION, np.int64), items, *args)
         return
     try:
-        workers.call(helpers)
+        if workers.asleep or len(workers.threads) < helpers:
+            workers.call(helpers)
         team = workers.team
         team[WANTED], team[ROLE] = helpers, CALLS
         try:
