@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..backend import ARRAY_TYPES, as_array
@@ -46,8 +46,15 @@ class Box:
 
     def bump_version(self) -> None:
         """Say that the array was changed in place: a graph that kept the old value will refuse to go backward."""
-        global last_change
-        self.version_cell()[0] = number = next_number()
+        changed((self,))
+
+
+def changed(boxes: Iterable[Box]) -> None:
+    """``bump_version`` of each."""
+    global last_change
+    for box in boxes:
+        cell = box._version or box.version_cell()
+        cell[0] = number = next_number()
         last_change = max(last_change, number)
 
 
@@ -68,9 +75,9 @@ def wrapped(data: Any) -> Array:
 box_type: type[Box] = Box  # the one late binding: tensor.py sets it to Tensor
 
 
-def boxed(data: Array, node: Node | None, requires_grad: bool) -> Box:
+def boxed(data: Array, node: Node | None, requires_grad: bool, kind: type | None = None) -> Any:
     """A Tensor of what is surely an array, without the constructor's checks: for the engine itself, which makes many."""
-    t = _new(box_type)
+    t = _new(kind or box_type)
     t._data = data
     t.node = node
     t._requires_grad = requires_grad
@@ -84,7 +91,10 @@ _new = object.__new__
 class LeafHooks:
     """What the user asked to hear about a leaf's gradient."""
 
+    exist = False  # whether any leaf ever had some: while none has, no walk looks for them
+
     def __init__(self) -> None:
+        LeafHooks.exist = True
         self.on_grad: list[Callable] = []
         self.after_accumulate: list[Callable] = []
 

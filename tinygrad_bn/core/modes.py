@@ -41,14 +41,20 @@ class set_grad_enabled(ContextDecorator):  # noqa: N801 (used like a function)
         return set_grad_enabled(self._enabled)
 
 
-@contextmanager
-def recording(enabled: bool):
+class recording(ContextDecorator):  # noqa: N801 (used like a function)
     """A block whose operations are recorded, or not, in this thread."""
-    before, mode.enabled = mode.enabled, enabled
-    try:
-        yield
-    finally:
-        mode.enabled = before
+
+    def __init__(self, enabled: bool):
+        self._enabled = enabled
+
+    def __enter__(self) -> None:
+        self._before, mode.enabled = mode.enabled, self._enabled
+
+    def __exit__(self, *error: Any) -> None:
+        mode.enabled = self._before
+
+    def _recreate_cm(self) -> recording:
+        return recording(self._enabled)
 
 
 def no_grad(*arguments: Any):

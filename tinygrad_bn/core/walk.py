@@ -7,9 +7,9 @@ from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
-from ..backend import as_array, device_of, leased, xp_of, zeros
+from ..backend import ARRAY_TYPES, as_array, device_of, leased, xp_of, zeros
 from . import graph, modes
-from .graph import Absent, AddAt, Box, Node
+from .graph import Absent, AddAt, Box, LeafHooks, Node
 from .primitive import Primitive, primitive
 
 # ----- operations of the walk's own
@@ -167,10 +167,10 @@ class _Walk:
         g = self.table[key]
         if self.record:
             g = cast(g, dtype=g._data.dtype)  # a recorded copy
-        elif not (g.base is None or leased(g)) or getrefcount(g) > _ALONE:
-            g = graph.boxed(as_array(g.copy()), None, False)
+        elif type(g) not in ARRAY_TYPES or not (g.base is None or leased(g)) or getrefcount(g) > _ALONE:
+            g = graph.boxed(as_array(g.copy()), None, False)  # (NumPy's 0-d results are scalars)
         else:
-            g = graph.boxed(as_array(g), None, False)
+            g = graph.boxed(g, None, False)
         del self.table[key]
         if type(key) is not Node and key._hooks is not None and key._hooks.on_grad:
             for hook in list(key._hooks.on_grad):  # a hook may remove itself
@@ -346,7 +346,8 @@ def walk_back(
 
     g = c = before = together = None  # so that take() counts no references of this function
     if targets is None:
-        ready = [(leaf, walk.for_leaf(leaf)) for leaf in list(table)]  # first all, in case a hook raises
+        take, for_leaf = walk.take, walk.for_leaf
+        ready = [(leaf, take(leaf) if leaf._grad is None else for_leaf(leaf)) for leaf in list(table)]  # a hook may raise
         for leaf, total in ready:
             if leaf._grad is None and leaf._hooks is None and hooks is None:
                 leaf._grad = total
@@ -357,8 +358,10 @@ def walk_back(
         found.clear()
     if hooks is not None:
         hooks.backward_end()
-    taken = {key: walk.take(key) for key in dict.fromkeys(targets or ()) if key in table}
-    return [taken.get(key) for key in targets or ()]
+    if targets is None:
+        return []
+    taken = {key: walk.take(key) for key in dict.fromkeys(targets) if key in table}
+    return [taken.get(key) for key in targets]
 
 
 def _wrong_count(me: Primitive, together: Any, count: int) -> TypeError:
@@ -384,6 +387,8 @@ def _check_contribution(me: Primitive, i: int, c: Any, inputs: Sequence[Any]) ->
 
 def _edges_to_leaves(order: list[Node]) -> dict[Any, int] | None:
     """How many edges lead to each leaf, if somebody wants to hear of a leaf as soon as its last contribution is in."""
+    if modes.hooks is None and not LeafHooks.exist:
+        return None
     leaves = [p for node in order for p in node.parents if p is not None and type(p) is not Node]
     if modes.hooks is None and not any(leaf._hooks is not None and leaf._hooks.after_accumulate for leaf in leaves):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..backend import device_of, kernels_of, xp_of
+from ..core.graph import boxed
 from ..ops.checks import need_bool, need_number, need_one_device, need_one_of
 from ..ops.norm import check_parameters
 from ..tensor import Tensor
@@ -43,10 +44,15 @@ class _BatchNorm(AffineNorm):
     Raises ValueError in training for fewer than two values per channel, and for an input of another shape than said.
     """
 
-    _shapes: tuple[tuple[int, str], ...]
+    _shapes: tuple[tuple[int, str], ...] = ()
+    _ndims: frozenset[int]
     running_mean: Buffer | None
     running_var: Buffer | None
     frozen = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._ndims = frozenset(n for n, _ in cls._shapes)
 
     def __init__(
         self,
@@ -90,11 +96,10 @@ class _BatchNorm(AffineNorm):
             init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        name = type(self).__name__
         shape = shape_or_none(x)
-        ok = any(len(shape) == n for n, _ in self._shapes) and shape[1] == self.num_features
-        if not ok:  # (the sentence takes longer to write than the check)
-            expect(name, x, ok, " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes))
+        if len(shape) not in self._ndims or shape[1] != self.num_features:
+            known = " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes)
+            expect(type(self).__name__, x, False, known)
         if self.running_mean is not None and self.running_var is not None and (self.frozen or not self.training):
             return ops.batch_norm_inference(x, self.weight, self.bias, self.running_mean, self.running_var, eps=self.eps)
         return self._normalise(x)
@@ -123,16 +128,15 @@ class _BatchNorm(AffineNorm):
         """
         assert self.running_mean is not None and self.running_var is not None
         name = type(self).__name__
-        if self.running_mean.dtype != x.dtype or self.running_mean.shape != mean.shape:
+        old_mean, old_var = self.running_mean._data, self.running_var._data
+        if old_mean.dtype != x.dtype or old_mean.shape != mean.shape:
             check_parameters(name, x, {"running_mean": self.running_mean}, (self.num_features,))
-        if type(mean) is not type(self.running_mean._data):
+        if type(mean) is not type(old_mean):
             need_one_device(name, x=x, running_mean=self.running_mean)
         m = x.size // self.num_features if count is None else count
         weight = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else float(self.momentum)
-        old = self.running_mean._data, self.running_var._data
-        new_mean, new_var, finite = kernels_of(mean).follow(
-            *old, mean, var, weight, m / (m - 1) if self.variance == "unbiased" else 1.0
-        )
+        correction = m / (m - 1) if self.variance == "unbiased" else 1.0
+        new_mean, new_var, finite = kernels_of(mean).follow(old_mean, old_var, mean, var, weight, correction)
         if finite is not None and device_of(mean) == "cpu" and not finite.all():
             bad = np.flatnonzero(~finite)
             warnings.warn(
@@ -141,8 +145,11 @@ class _BatchNorm(AffineNorm):
                 RuntimeWarning,
                 stacklevel=5,
             )
-        self.running_mean, self.running_var = Buffer(new_mean), Buffer(new_var)
-        self.num_batches_tracked += 1
+        vars(self).update(  # (without the check that a buffer becomes a buffer)
+            running_mean=boxed(new_mean, None, False, Buffer),
+            running_var=boxed(new_var, None, False, Buffer),
+            num_batches_tracked=self.num_batches_tracked + 1,
+        )
 
     def _extra_state(self) -> dict[str, Any]:
         return {"num_batches_tracked": np.array(self.num_batches_tracked, np.int64)} if self.track_running_stats else {}

@@ -69,8 +69,8 @@ class Module:
         return out
 
     def __setattr__(self, name: str, value: Any) -> None:
-        old = vars(self).get(name)
-        if isinstance(old, (Parameter, Buffer)) and value is not None and not isinstance(value, type(old)):
+        old = self.__dict__.get(name)
+        if old is not None and isinstance(old, (Parameter, Buffer)) and value is not None and not isinstance(value, type(old)):
             kind = type(old).__name__
             advice = "; to change its values assign its .data" if isinstance(old, Parameter) else ""
             raise TypeError(

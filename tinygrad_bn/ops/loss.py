@@ -86,27 +86,27 @@ def cross_entropy(x, labels, reduction="mean", label_smoothing=0.0):
     0..C-1 raises ValueError if the labels are on the CPU; on CUDA, where the check would wait for the device, it makes its loss
     NaN. Labels on the CPU beside logits on CUDA are copied there once they are checked.
     """
-    raw = labels._data if isinstance(labels, Box) else labels
-    if len(shape_of("cross_entropy", x)) != 2:
-        raise ValueError(f"cross_entropy expected logits of shape (N, C), got {x.shape}")
-    need_floating("cross_entropy", x)
-    if not x.shape[1]:
-        raise ValueError(f"cross_entropy expected logits of at least one class, got shape {x.shape}")
+    logits, raw = (a._data if isinstance(a, Box) else a for a in (x, labels))
+    shape = shape_of("cross_entropy", logits)
+    if len(shape) != 2:
+        raise ValueError(f"cross_entropy expected logits of shape (N, C), got {shape}")
+    need_floating("cross_entropy", logits)
+    if not shape[1]:
+        raise ValueError(f"cross_entropy expected logits of at least one class, got shape {shape}")
     if not hasattr(raw, "dtype"):
         raise TypeError(f"cross_entropy expected labels as a Tensor or an array, got {type(labels).__name__}")
     if raw.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy expected integer labels (class numbers), got {raw.dtype}")
-    if raw.shape != x.shape[:1]:
-        raise ValueError(f"cross_entropy expected labels of shape {x.shape[:1]} for logits of shape {x.shape}, got {raw.shape}")
+    if raw.shape != shape[:1]:
+        raise ValueError(f"cross_entropy expected labels of shape {shape[:1]} for logits of shape {shape}, got {raw.shape}")
     label_smoothing = check_smoothing(label_smoothing)
     here = device_of(raw) == "cpu"
-    logits = x._data if isinstance(x, Box) else x
     if here and type(logits) is not type(raw) and device_of(logits) == "cuda":
-        _check_labels(raw, x.shape[1])
+        _check_labels(raw, shape[1])
         labels, here = to_device(raw, "cuda"), False
     loss = _reduce("cross_entropy", _cross_entropy(x, labels, label_smoothing=label_smoothing), reduction)
     if here and not _finite(loss):  # a label outside makes its loss NaN
-        _check_labels(raw, x.shape[1])
+        _check_labels(raw, shape[1])
     return loss
 
 

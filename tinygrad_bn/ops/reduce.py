@@ -27,7 +27,8 @@ def _spread(g, shape, axis):
 
 def _spread_array(g, shape, axis):
     """The same for an array; a small one is written out, which takes less time than NumPy's way to a view."""
-    g = g.reshape(_kept(shape, axes_of("sum", len(shape), axis)))
+    if g.ndim:
+        g = g.reshape(_kept(shape, axes_of("sum", len(shape), axis)))
     if prod(shape) > _SMALL:
         return xp_of(g).broadcast_to(g, shape)
     out = xp_of(g).empty(shape, g.dtype)
@@ -44,8 +45,11 @@ def sum(x, *, axis=None, keepdims=False):
 @primitive
 def mean(x, *, axis=None, keepdims=False):
     """The mean over ``axis``; an empty one raises ValueError."""
-    axes = axes_of("mean", x.ndim, axis, keepdims)
-    need_elements("mean", x, axes)
+    if axis is None and keepdims is False and x.size:  # (the mean of a loss)
+        axes = tuple(range(x.ndim))
+    else:
+        axes = axes_of("mean", x.ndim, axis, keepdims)
+        need_elements("mean", x, axes)
     if x.dtype.kind != "f" or x.dtype.itemsize < 4:
         return x.mean(axis=axes, keepdims=keepdims)
     return x.sum(axis=axes, keepdims=keepdims) / prod(x.shape[a] for a in axes)  # the same, without NumPy's way to it

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..backend import ARRAY_TYPES, device_of, to_device, type_name, xp_of
 from ..core import Box, enable_grad
+from ..core.graph import changed
 from ..tensor import Tensor
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -216,7 +217,7 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
-                    p.grad = None
+                    p._grad = None
                 elif p.grad is not None:
                     p.grad = Tensor(xp_of(p.grad._data).zeros_like(p.grad._data))
 
@@ -283,10 +284,10 @@ class Optimizer:
         grads = [slot.param._grad._data for slot in slots]  # type: ignore[union-attr]
         self._update(block.weights[part], grads, block.grad[part], block.spare[part], step, **state, **options)
         after = (step if self.counts_steps else 1) if names else None
-        for slot in slots:
-            if after is not None:
+        if after is not None:
+            for slot in slots:
                 slot.steps = after
-            slot.param.bump_version()
+        changed([slot.param for slot in slots])
 
     def _check_gradient(self, slot: _Slot, data: Array) -> None:
         view = slot.view
