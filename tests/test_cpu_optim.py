@@ -21,7 +21,7 @@ from tinygrad_bn.optim import SGD, Adam  # noqa: E402
 
 DTYPES = ["float32", "float64"]
 LARGE = 3 * optim._ITEM + 5  # several items of work, the last one short
-SPLIT = optim._ALONE  # a gradient of so many elements is not gathered
+SPLIT = 1 << 15
 
 SGD_OPTIONS = [
     {"first": f, "lr": 0.1, "momentum": m, "dampening": d, "weight_decay": w, "nesterov": n}
@@ -192,6 +192,16 @@ def test_other_dtypes_are_portable(rng, kind):
     for a, e in zip(step.copy("float16").run(optim), step.copy("float16").run(portable), strict=True):
         assert a.dtype == "float16"
         np.testing.assert_array_equal(a, e)
+
+
+def test_a_gradient_that_lies_in_the_weights(rng):
+    """Each parameter's step takes what the weights of the other were before."""
+    step = Step(rng, "sgd", [5, 5, 3], "float32", SGD_OPTIONS[-1])
+    expected = step.copy("float32")
+    expected.grads[1] = expected.long[0][Step.margin :][:5].copy()
+    step.grads[1] = step.long[0][Step.margin :][:5]
+    for a, e in zip(step.run(optim), expected.run(portable), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-6)
 
 
 def turned(g):

@@ -71,6 +71,28 @@ def address(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
+def place(typingctx: Any, array: Any) -> Any:
+    """``place(array)``: where its first element lies, as a number."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
+@intrinsic
+def elements_at(typingctx: Any, place: Any, like: Any) -> Any:
+    """``elements_at(place, like)``: a pointer, for ``numba.carray``, to elements of the dtype of the array ``like``."""
+    kind = types.CPointer(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, like), codegen
+
+
+@intrinsic
 def high_half(typingctx: Any, a: Any, b: Any) -> Any:
     """``high_half(a, b)``: the upper 64 bits of the product of two uint64."""
 

@@ -146,9 +146,13 @@ def _differentiate_rows(
         item = take(team, slot, items)
         if item >= items:
             break
-        first = item % flat.shape[1] * channels
-        for k in range(near.size):
-            near[k] = mean[(first + k % channels) // share]
+        group = item % flat.shape[1] * (channels // share)
+        for c0 in range(0, channels, share):  # (divisions would take longer than the sums)
+            for c in range(c0, c0 + share):
+                near[c] = mean[group]
+            group += 1
+        for k in range(channels, near.size):
+            near[k] = near[k - channels]
         sums, products = parts[0, item], parts[1, item]
         clear(sums)
         clear(products)
@@ -289,6 +293,7 @@ def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients
     many, channels = parts.shape[2:]
     fold = coefficients.shape[2]
     gap = np.empty(channels)
+    group = 0
     for a in range(parts.shape[1]):
         origin, mean, spread = parts[0, a, 0], parts[1, a, 0], parts[2, a, 0]
         seen = each if many > fold else last
@@ -307,8 +312,8 @@ def _settle(parts, each, last, share, gamma, beta, eps, statistics, coefficients
             variance = variance_of(value, s, n, gamma)
             if not math.isfinite(value):
                 value = np.nan
-            group = (a * channels + c0) // share
             statistics[0, group], statistics[1, group] = value, variance
+            group += 1
             inv_std = 1.0 / math.sqrt(variance + eps)
             for c in range(c0, c0 + share):
                 coefficients[0, a, 0, c] = value
@@ -330,13 +335,13 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
     total_x, total = np.empty(channels), np.empty(channels)
     clear(total_x)
     clear(total)
+    group = 0
     for a in range(parts.shape[1]):
         sums, products = parts[0, a, 0], parts[1, a, 0]
         for b in range(1, parts.shape[2]):
             add(parts[0, a, b], sums)
             add(parts[1, a, b], products)
         for c0 in range(0, channels, share):
-            group = (a * channels + c0) // share
             coefficients[0, a, 0, c0] = mean[group]
             rest = mean[group] - np.float64(coefficients[0, a, 0, c0])
             inv_std = 1.0 / math.sqrt(var[group] + eps)
@@ -354,6 +359,7 @@ def _settle_gradient(parts, mean, var, count, share, gamma, eps, dgamma, dbeta, 
                 coefficients[1, a, 0, c] = inv_std * gamma[c]
                 coefficients[2, a, 0, c] = slope
                 coefficients[3, a, 0, c] = shift
+            group += 1
     copy(total_x, dgamma)
     copy(total, dbeta)
     _repeat(coefficients)
