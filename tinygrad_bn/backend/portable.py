@@ -50,15 +50,16 @@ def linear(x, w, b):
     y = _xp(x).matmul(_rows(x), w.T)
     if b is not None:
         y += b
-    return y.reshape(*x.shape[:-1], w.shape[0])
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
 
 
 def linear_backward(g, x, w, want_x, want_w):
     """(..., out), (..., in), (out, in) -> dx = g @ w, dw = g.T @ x over all rows; None for what is not wanted."""
     xp = _xp(g)
     rows = _rows(g)
-    dx = xp.matmul(rows, w).reshape(x.shape) if want_x else None
-    return dx, xp.matmul(rows.T, _rows(x)) if want_w else None
+    dx = xp.matmul(rows, w) if want_x else None
+    dw = xp.matmul(rows.T, _rows(x)) if want_w else None
+    return (dx if dx is None or x.ndim == 2 else dx.reshape(x.shape)), dw
 
 
 def _rows(x):

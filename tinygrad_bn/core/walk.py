@@ -300,8 +300,7 @@ def walk_back(
             options = {**node.options, "aux": node.aux} if me.has_aux else node.options
             joint = me.joint if record or me.fused is None else me.fused
             if joint is me.fused and me.fused_asks:
-                wanted = [p is not None and (useful is None or p in useful) for p in node.parents]
-                options = {**options, "wanted": wanted}
+                options = {**options, "wanted": [p is not None and (useful is None or p in useful) for p in node.parents]}
             together = None if joint is None else joint(g, out, *inputs, **options)
             if together is not None and (type(together) not in (tuple, list) or len(together) != len(inputs)):
                 raise _wrong_count(me, together, len(inputs))

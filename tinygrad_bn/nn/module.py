@@ -58,9 +58,9 @@ class Module:
         raise TypeError(f"{type(self).__name__} has no forward method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if core.modes.hooks is None:
-            return self.forward(*args, **kwargs)
         hooks, out = core.modes.hooks, None
+        if hooks is None:
+            return self.forward(*args, **kwargs)
         hooks.enter_module(self)
         try:
             out = self.forward(*args, **kwargs)

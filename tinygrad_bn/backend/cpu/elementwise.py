@@ -48,7 +48,7 @@ def _flatly(kernel, otherwise, x, *others):
         simple = simple and a.flags.carray and a.dtype == dtype and a.shape == shape
     if simple:  # (nearly always, for vectors)
         out = empty_like(x)
-        flats = x.reshape(-1), *[a.reshape(-1) for a in others], out.reshape(-1)
+        flats = x.ravel(), *[a.ravel() for a in others], out.ravel()
     else:
         fit = _fit((x, *others)) if dtype in FLOATS else None
         if fit is None:

@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 
 from .. import portable
-from .blas import ZERO_ONE, gemm, numpy_one_thread, one_thread
+from .blas import ZERO_ONE, begin, end, gemm, limit, numpy_one_thread, one_thread
 from .jit import compiled
 from .layout import FLOATS
 from .memory import empty
-from .team import join, leave, run, take
+from .team import is_helper, join, leave, run, take
 
 __all__ = ["einsum", "linear", "linear_backward", "matmul"]
 
@@ -85,8 +85,12 @@ def _multiply(bias, product, other=None):
     else:
         c, turn_c, d, turn_d, other_out = other
         how, items, of_first, threads = _plan(first, (*c.shape, *d.shape, turn_c, turn_d))
-    with one_thread:
-        run(_pieces, items, of_first, a, b, out, c, d, other_out, how, bias, ZERO_ONE[bias.dtype.char], threads=threads)
+    args = of_first, a, b, out, c, d, other_out, how, bias, ZERO_ONE[bias.dtype.char], limit
+    if one_thread.by_kernels:
+        run(_pieces, items, *args, threads=threads)
+    else:
+        with one_thread:
+            run(_pieces, items, *args, threads=threads)
 
 
 @lru_cache(1024)
@@ -151,13 +155,18 @@ def _factor(a, turned=False):
 
 
 @compiled
-def _pieces(team, items, first, a0, b0, out0, a1, b1, out1, how, bias, zero_one):
+def _pieces(team, items, first, a0, b0, out0, a1, b1, out1, how, bias, zero_one, limit):
     """An item is a piece of the first product, or of the second. how: see ``_plan``."""
+    if not is_helper(team):
+        begin(limit)
     slot = join(team)
     while True:
         item = take(team, slot, items)
         if item >= items:
-            return leave(team, slot)
+            leave(team, slot)
+            if slot == 0:
+                end(limit)
+            return
         if item < first:
             a, b, out, which, number = a0, b0, out0, 0, item
         else:

@@ -30,7 +30,7 @@ def _noted(weights: np.ndarray, grads: list[np.ndarray], memory: np.ndarray) -> 
 
     A gradient in which weights lie that change, or that lies as no kernel is compiled for, is copied first, into ``memory``.
     """
-    flat = [(g if g.flags.carray else np.array(g, order="C")).reshape(-1) for g in grads]
+    flat = [(g if g.flags.carray else np.array(g, order="C")).ravel() for g in grads]
     where = np.zeros((len(flat) + 1, 2), np.int64)
     for first in range(0, len(flat), _AT_ONCE):
         some = flat[first : first + _AT_ONCE]

@@ -146,6 +146,12 @@ def _call(typingctx: Any, team: Any) -> Any:
     return types.void(team), codegen
 
 
+@inlined
+def is_helper(team):
+    """Before ``join``: whether this thread is a helper, whom the caller has called."""
+    return team[ROLE] == CALLED
+
+
 _PATIENCE = 1 << 14  # pauses, 0.6 ms, that a thread waits awake for the next kernel: to wake it takes 50 us
 _give_way = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.intc())
 
@@ -159,8 +165,8 @@ def _pause(x):
 
 
 @inlined
-def _wait(team, cell, least, most):
-    """Wait until the cell has a value from ``least`` to ``most``."""
+def wait(team, cell, least, most):
+    """Wait until the cell has a value from ``least`` to ``most``. Returns a number of at least 0, which must be looked at."""
     x, waited = 0.0, 0
     while not least <= peek(team, cell) <= most:
         x = _pause(x)
@@ -175,7 +181,7 @@ def leave(team, slot):
     """The caller lets nobody in any more, and waits for those inside: they use its arguments."""
     if slot == 0 and team[ROLE] == CALLED:
         count(team, ROUND, 1)
-        x = _wait(team, INSIDE, 0, 0)
+        x = wait(team, INSIDE, 0, 0)
         for cell in (TAKEN, FIRST, LAST, ENTERED, SLOTS, DONE, GO_ON):
             team[cell] = 0
         for cell in (TAKEN, FIRST, LAST):
@@ -191,8 +197,8 @@ def meet(team, slot, done, items):
     """
     count(team, DONE, done)
     if slot:
-        return _wait(team, GO_ON, 1, 1) < 0
-    return _wait(team, DONE, items, items) >= 0
+        return wait(team, GO_ON, 1, 1) < 0
+    return wait(team, DONE, items, items) >= 0
 
 
 @inlined

@@ -30,4 +30,4 @@ def set_num_threads(n: int) -> None:
 
 def threads_for(items: int) -> int:
     """How many threads ``run`` would use: for who needs scratch memory for each, and passes the number on."""
-    return min(get_num_threads(), items)
+    return min(_number or _CORES, items)
