@@ -37,9 +37,11 @@ def linear(x, w, b):
     """portable.linear."""
     if x.dtype not in FLOATS or not x.size or not w.size:
         return portable.linear(x, w, b)
-    y = empty((*x.shape[:-1], len(w)), x.dtype)
+    y = out = empty((*x.shape[:-1], len(w)), x.dtype)
+    if x.ndim != 2:
+        x, out = _matrix(x), _matrix(y)
     bias = _NO_BIAS[y.dtype.char] if b is None else np.ascontiguousarray(b)
-    _multiply(bias, (*_factor(_matrix(x)), *_factor(w, True), _matrix(y)))
+    _multiply(bias, (*_factor(x), *_factor(w, True), out))
     return y
 
 
@@ -47,18 +49,17 @@ def linear_backward(g, x, w, want_x, want_w):
     """portable.linear_backward."""
     if g.dtype not in FLOATS or not g.size or not x.size:
         return portable.linear_backward(g, x, w, want_x, want_w)
-    g, x_shape = _matrix(g), x.shape
-    bias = _NO_BIAS[g.dtype.char]
-    dx = dw = None
+    dx = out = empty(x.shape, g.dtype) if want_x else None
+    if x.ndim != 2:
+        g, x, out = _matrix(g), _matrix(x), _matrix(dx) if want_x else None
+    dw = None
+    products = []
     if want_w:
-        dw = empty((g.shape[1], x_shape[-1]), g.dtype)
-        for_w = (*_factor(g, True), *_factor(_matrix(x)), dw)
+        dw = empty((g.shape[1], x.shape[1]), g.dtype)
+        products.append((*_factor(g, True), *_factor(x), dw))
     if want_x:
-        dx = empty(x_shape, g.dtype)
-        for_x = (*_factor(g), *_factor(w), _matrix(dx))
-        _multiply(bias, for_w, for_x) if want_w else _multiply(bias, for_x)
-    else:
-        _multiply(bias, for_w)
+        products.append((*_factor(g), *_factor(w), out))
+    _multiply(_NO_BIAS[g.dtype.char], *products)
     return dx, dw
 
 
@@ -73,7 +74,7 @@ _NO_BIAS = {dtype: np.empty(0, dtype) for dtype in "fd"}
 
 def _matrix(x):
     """(..., n) as rows of n."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return x.reshape(-1, x.shape[-1])
 
 
 def _multiply(bias, product, other=None):

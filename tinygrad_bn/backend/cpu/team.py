@@ -284,15 +284,14 @@ def run(kernel: Callable, items: int, *args: Any, threads: int | None = None) ->
     The kernel begins with ``join(team)``, and takes items from the team until it gets one that is not below ``items``. Where
     another Python thread has the workers, this one does all by itself.
     """
-    if threads == 1:
-        kernel(np.zeros(FUNCTION, np.int64), items, *args)
-        return
-    helpers = (threads_for(items) if threads is None else threads) - 1
+    if threads is None and items > 1:
+        threads = threads_for(items)
     workers = _workers
-    if helpers < 1 or not workers.lock.acquire(False):
+    if items <= 1 or threads == 1 or not workers.lock.acquire(False):
         kernel(np.zeros(FUNCTION, np.int64), items, *args)
         return
     try:
+        helpers = threads - 1  # type: ignore[operator]
         if workers.asleep or len(workers.threads) < helpers:
             workers.call(helpers)
         team = workers.team
