@@ -130,7 +130,8 @@ def _shape_of_piece(m, k, n, turn_b_only):
 
     Up to a million multiplications, OpenBLAS takes its kernels for small matrices, which copy nothing first: 100 to 115 GFLOP/s
     on one core of a Zen 4 where the whole product runs at 70 to 100. The shapes are those that were fastest there; where both
-    factors lie along k, those kernels are for no more than 1,200 results, and only for large k any faster.
+    factors lie along k, those kernels are for no more than 1,200 results, and only for large k any faster. (Whole rows of the
+    result are up to a quarter faster alone, but not in a training step, where each core then has to fetch the whole weight.)
     """
     elements = min(10**6 // k, max(m * n // 4, 512))
     if elements < 256:
