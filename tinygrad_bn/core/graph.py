@@ -46,10 +46,10 @@ class Box:
 
     def bump_version(self) -> None:
         """Say that the array was changed in place: a graph that kept the old value will refuse to go backward."""
-        changed((self,))
+        bump_versions((self,))
 
 
-def changed(boxes: Iterable[Box]) -> None:
+def bump_versions(boxes: Iterable[Box]) -> None:
     """``bump_version`` of each."""
     global last_change
     for box in boxes:
@@ -77,7 +77,7 @@ box_type: type[Box] = Box  # the one late binding: tensor.py sets it to Tensor
 
 def boxed(data: Array, node: Node | None, requires_grad: bool, kind: type | None = None) -> Any:
     """A Tensor of what is surely an array, without the constructor's checks: for the engine itself, which makes many."""
-    t = _new(kind or box_type)
+    t: Any = _new(kind or box_type)
     t._data = data
     t.node = node
     t._requires_grad = requires_grad

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..backend import ARRAY_TYPES, device_of, to_device, type_name, xp_of
 from ..core import Box, enable_grad
-from ..core.graph import changed
+from ..core.graph import bump_versions
 from ..tensor import Tensor
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -287,7 +287,7 @@ class Optimizer:
         if after is not None:
             for slot in slots:
                 slot.steps = after
-        changed([slot.param for slot in slots])
+        bump_versions([slot.param for slot in slots])
 
     def _check_gradient(self, slot: _Slot, data: Array) -> None:
         view = slot.view

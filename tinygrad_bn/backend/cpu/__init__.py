@@ -10,13 +10,14 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as _np
 
 from .. import portable as _portable
 from ..portable import *  # noqa: F403
+from .small import *  # noqa: F403
+from .small import SMALL, fast
 
 # Which module has the compiled kernels of which names.
 COMPILED = {
@@ -38,65 +39,6 @@ COMPILED = {
     "running": ("follow",),
     "sync_norm": ("batch_norm_moments", "batch_norm_apply", "batch_norm_sums", "batch_norm_input"),
 }
-_fast: Any = SimpleNamespace()  # what serves under these names: until one is first called, what loads them
-
-
-# ----- where the portable kernel is as fast for small arrays, and nothing need be imported
-
-_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17  # OpenBLAS does products of so few on one thread
-SMALL = (
-    *("relu", "relu_backward", "sigmoid", "sigmoid_backward", "sum_pixels"),
-    *("einsum", "linear", "linear_backward", "matmul", "sgd", "adam"),
-)
-
-
-def relu(x):
-    return (_portable if x.size < _ELEMENTS else _fast).relu(x)
-
-
-def relu_backward(g, y):
-    return (_portable if g.size < _ELEMENTS else _fast).relu_backward(g, y)
-
-
-def sigmoid(x):
-    return (_portable if x.size < _ELEMENTS // 4 else _fast).sigmoid(x)
-
-
-def sigmoid_backward(g, y):
-    return (_portable if g.size < _ELEMENTS // 4 else _fast).sigmoid_backward(g, y)
-
-
-def sum_pixels(x):
-    return (_portable if x.size < _ELEMENTS else _fast).sum_pixels(x)
-
-
-def einsum(subscripts, operands):
-    return (_portable if sum(x.size for x in operands) < _ELEMENTS else _fast).einsum(subscripts, operands)
-
-
-def linear(x, w, b):
-    return (_portable if x.size * len(w) < _MULTIPLICATIONS else _fast).linear(x, w, b)
-
-
-def linear_backward(g, x, w, want_x, want_w):
-    small = g.size * x.shape[-1] < _MULTIPLICATIONS
-    return (_portable if small else _fast).linear_backward(g, x, w, want_x, want_w)
-
-
-def matmul(x, y):
-    small = x.size * (1 if y.ndim < 2 else y.shape[-1]) < _MULTIPLICATIONS
-    return (_portable if small else _fast).matmul(x, y)
-
-
-def sgd(weights, *args):
-    return (_portable if weights.size < _ELEMENTS // 4 else _fast).sgd(weights, *args)
-
-
-def adam(weights, *args):
-    return (_portable if weights.size < _ELEMENTS // 4 else _fast).adam(weights, *args)
-
-
-# ----- how the compiled ones are loaded
 
 
 def _dropout(x, p, key):
@@ -139,7 +81,7 @@ def _load() -> None:
 
 def _serve(name: str, kernel: Callable) -> None:
     """Let the kernel serve under that name: always, or where the arrays are not small."""
-    setattr(_fast, name, kernel)
+    setattr(fast, name, kernel)
     if name not in SMALL:
         globals()[name] = kernel
 
@@ -147,7 +89,7 @@ def _serve(name: str, kernel: Callable) -> None:
 def _on_first_use(name: str) -> Callable:
     def kernel(*args: Any) -> Any:
         _load()
-        return getattr(_fast, name)(*args)
+        return getattr(fast, name)(*args)
 
     return kernel
 

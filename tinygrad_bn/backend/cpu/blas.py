@@ -72,8 +72,8 @@ def gemm(a, b, c, transpose_a, transpose_b, add, zero_one):
 
 # ----- one thread
 
-# What those share who use SciPy's OpenBLAS: tickets drawn, and whose turn it is to read or change the rest; how many are inside;
-# the library's threads before they came; where its functions lie that get and set these, 0 if it has none.
+# What all share who use SciPy's OpenBLAS: tickets drawn, and whose turn it is to read or change the rest; how many are inside,
+# and the library's threads before they came; where its functions lie that get and set these, 0 if it has none.
 DRAWN, TURN, INSIDE, BEFORE, GET, SET = 0, 8, 16, 17, 18, 19
 limit = np.zeros(24, np.int64)
 
@@ -204,7 +204,8 @@ class _SciPysOneThread(_OneThread):
     def _find(self) -> list[tuple[Callable, Callable]]:
         found = super()._find()
         if len(found) == 1 and all(hasattr(function, "argtypes") for function in found[0]):  # functions of C
-            limit[GET], limit[SET] = (ctypes.cast(function, ctypes.c_void_p).value for function in found[0])
+            for cell, function in zip((GET, SET), found[0], strict=True):
+                limit[cell] = ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
             self.by_kernels = True
         return found
 

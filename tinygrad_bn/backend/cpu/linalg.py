@@ -78,7 +78,7 @@ def _matrix(x):
 
 
 def _multiply(bias, product, other=None):
-    """out = a @ b + bias for one product (a, whether a is turned, b, whether b is, out), or for two, which share the threads."""
+    """out = a @ b + bias for one product (a, whether a is turned, b, whether b is, out), or for two that share threads."""
     a, turn_a, b, turn_b, out = c, turn_c, d, turn_d, other_out = product
     first = (*a.shape, *b.shape, turn_a, turn_b)
     if other is None:
