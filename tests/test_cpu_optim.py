@@ -204,6 +204,25 @@ def test_a_gradient_that_lies_in_the_weights(rng):
         np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-6)
 
 
+def test_a_gradient_of_another_dtype(rng):
+    step = Step(rng, "sgd", [5, 40, 3], "float32", SGD_OPTIONS[-1])
+    expected = step.copy("float32")
+    step.grads[1] = step.grads[1].astype("float64")
+    for a, e in zip(step.run(optim), expected.run(portable), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-6)
+
+
+@given(sizes=st.lists(st.integers(0, 50_000), min_size=1, max_size=6))
+def test_items_are_all_weights_once(sizes):
+    """Each piece belongs to one gradient, and is no longer than an item may be."""
+    starts = np.cumsum([0, *sizes])
+    seen = np.zeros(starts[-1], int)
+    for number, offset, start, stop in optim._items(tuple(sizes)):
+        assert 0 < stop - start <= optim._ITEM and start - starts[number] == offset and stop <= starts[number + 1]
+        seen[start:stop] += 1
+    assert (seen == 1).all()
+
+
 def turned(g):
     return np.asfortranarray(g)
 

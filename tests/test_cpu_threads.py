@@ -16,6 +16,7 @@ from tinygrad_bn.backend.cpu import threads
 
 numba = pytest.importorskip("numba", reason="compiled kernels need Numba: pip install 'tinygrad_bn[fast]'")
 team = pytest.importorskip("tinygrad_bn.backend.cpu.team", reason="compiled kernels need SciPy")
+blas = pytest.importorskip("tinygrad_bn.backend.cpu.blas", reason="compiled kernels need SciPy")
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +195,71 @@ def test_the_users_blas_and_numba_settings_are_as_before():
         _losses(1)
         tg.einsum("ij,jk->ik", tg.randn(200, 200), tg.randn(200, 200))
         assert (controller.info(), numba.get_num_threads()) == before
+
+
+@pytest.fixture
+def scipys_openblas():
+    """How many threads SciPy's OpenBLAS uses: a function that says it. Two, to begin with."""
+    with blas.one_thread:
+        pass  # (the library is looked for at its first use)
+    if not blas.one_thread.by_kernels:
+        pytest.skip("SciPy's BLAS is not OpenBLAS")
+    get, set_number = blas.one_thread._libraries[0]
+    before = get()
+    set_number(2)
+    yield get
+    set_number(before)
+
+
+def test_kernels_limit_openblas_until_the_last_has_ended(scipys_openblas):
+    blas._begin(blas.limit)
+    with blas.one_thread:
+        blas._begin(blas.limit)
+        assert scipys_openblas() == 1
+        blas._end(blas.limit)
+        assert scipys_openblas() == 1
+    assert scipys_openblas() == 1
+    blas._end(blas.limit)
+    assert scipys_openblas() == 2
+    assert blas.limit[blas.INSIDE] == 0 and blas.limit[blas.DRAWN] == blas.limit[blas.TURN]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_product_limits_openblas_once(scipys_openblas, rng, threads):
+    tg.set_num_threads(threads)
+    x, w = rng.standard_normal((64, 300)), rng.standard_normal((200, 300))
+    before = blas.limit[blas.DRAWN]
+    tg.linear(x, w)
+    assert blas.limit[blas.DRAWN] == before + 2  # the caller's begin and end, and no helper's
+    assert blas.limit[blas.INSIDE] == 0 and scipys_openblas() == 2
+
+
+def test_products_in_several_threads_at_once(scipys_openblas, rng):
+    x, w = rng.standard_normal((64, 300)).astype("f"), rng.standard_normal((200, 300)).astype("f")
+    expected = tg.linear(x, w)
+    wrong: list[int] = []
+
+    def many() -> None:
+        wrong.extend(i for i in range(200) if not np.array_equal(tg.linear(x, w), expected))
+
+    at_once = [threading.Thread(target=many) for _ in range(4)]
+    for thread in at_once:
+        thread.start()
+    for thread in at_once:
+        thread.join()
+    assert not wrong and blas.limit[blas.INSIDE] == 0 and scipys_openblas() == 2
+
+
+def test_a_child_forked_within_a_product_has_the_users_number(scipys_openblas):
+    """It is the fork of a thread that was in no kernel, while another was: whose limit, and turn, end with it."""
+    blas._begin(blas.limit)
+    blas.limit[blas.DRAWN] += 1
+    blas.one_thread.after_fork()
+    assert scipys_openblas() == 2 and not blas.limit[: blas.GET].any()
+    blas._begin(blas.limit)
+    assert scipys_openblas() == 1
+    blas._end(blas.limit)
+    assert scipys_openblas() == 2
 
 
 def test_scipy_is_as_ever_afterwards():

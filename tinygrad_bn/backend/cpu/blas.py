@@ -195,23 +195,27 @@ class _OneThread:
 
 
 class _SciPysOneThread(_OneThread):
-    """The same for SciPy's BLAS. If that is OpenBLAS, kernels may as well do it themselves, which costs a tenth of the time."""
+    """The same for SciPy's BLAS. If that is OpenBLAS, kernels can do it themselves: this costs more than a small product."""
 
     def __init__(self) -> None:
         super().__init__("scipy")
         self.by_kernels = False  # whether ``begin`` and ``end`` do it; not known before the first use
+        self._known = False
 
-    def _find(self) -> list[tuple[Callable, Callable]]:
-        found = super()._find()
-        if len(found) == 1 and all(hasattr(function, "argtypes") for function in found[0]):  # functions of C
-            for cell, function in zip((GET, SET), found[0], strict=True):
-                limit[cell] = ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
-            self.by_kernels = True
-        return found
+    def _look(self) -> None:
+        with self._lock:  # all of it, before another thread asks how it is done
+            if self._known:
+                return
+            found = self._find()
+            if len(found) == 1 and all(hasattr(function, "argtypes") for function in found[0]):  # functions of C
+                for cell, function in zip((GET, SET), found[0], strict=True):
+                    limit[cell] = ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+                self.by_kernels = True
+            self._known = True
 
     def __enter__(self) -> None:
-        if not self._libraries:
-            self._find()
+        if not self._known:
+            self._look()
         _begin(limit) if self.by_kernels else super().__enter__()
 
     def __exit__(self, *error: object) -> None:

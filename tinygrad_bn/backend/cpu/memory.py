@@ -110,7 +110,7 @@ def _lease(size: int) -> Block:
 def empty(shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None) -> np.ndarray:
     """``numpy.empty``, for a large array in memory that was used before if there is some. ``strides`` cover the same bytes."""
     size = prod(shape)
-    if strides is None and size < SMALLEST >> 4:  # (asked often, and no dtype has larger elements)
+    if strides is None and size < SMALLEST // 16:  # (so often that the rest would cost time; an element has at most 16 bytes)
         return np.empty(shape, dtype)
     dtype = np.dtype(dtype)
     nbytes = size * dtype.itemsize

@@ -30,9 +30,10 @@ _AT_ONCE = 8  # gradients that ``_note`` takes
 def _noted(weights: np.ndarray, grads: list[np.ndarray], memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """The items of work; where each gradient lies, for the kernels; and the arrays that have to live until then.
 
-    A gradient in which weights lie that change, or that lies as no kernel is compiled for, is copied first, into ``memory``.
+    A gradient that lies as no kernel is compiled for is copied first; all are, into ``memory``, if weights lie in one of them.
     """
-    flat = [(g if g.flags.carray else np.array(g, order="C")).ravel() for g in grads]
+    dtype = weights.dtype
+    flat = [(g if g.flags.carray and g.dtype == dtype else np.array(g, dtype, order="C")).ravel() for g in grads]
     places = np.empty(len(flat), np.int64)
     for first in range(0, len(flat), _AT_ONCE):
         some = flat[first : first + _AT_ONCE]
