@@ -640,6 +640,15 @@ def test_grad_mode_may_be_set_without_a_block():
     assert (x * x).requires_grad
 
 
+def test_one_block_may_stand_in_itself():
+    block = tg.no_grad()
+    with block:
+        with block:
+            assert not tg.is_grad_enabled()
+        assert not tg.is_grad_enabled()
+    assert tg.is_grad_enabled()
+
+
 def test_grad_mode_survives_an_error():
     with pytest.raises(KeyError), tg.no_grad():
         raise KeyError

@@ -46,12 +46,14 @@ class recording(ContextDecorator):  # noqa: N801 (used like a function)
 
     def __init__(self, enabled: bool):
         self._enabled = enabled
+        self._before: list[bool] = []  # one for each block that is open: a block may stand in itself
 
     def __enter__(self) -> None:
-        self._before, mode.enabled = mode.enabled, self._enabled
+        self._before.append(mode.enabled)
+        mode.enabled = self._enabled
 
     def __exit__(self, *error: Any) -> None:
-        mode.enabled = self._before
+        mode.enabled = self._before.pop()
 
     def _recreate_cm(self) -> recording:
         return recording(self._enabled)
