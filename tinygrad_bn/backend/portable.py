@@ -59,7 +59,7 @@ def linear_backward(g, x, w, want_x, want_w):
     rows = _rows(g)
     dx = xp.matmul(rows, w) if want_x else None
     dw = xp.matmul(rows.T, _rows(x)) if want_w else None
-    return (dx if dx is None or x.ndim == 2 else dx.reshape(x.shape)), dw
+    return (dx if dx is None or g.ndim == 2 else dx.reshape(x.shape)), dw
 
 
 def _rows(x):

@@ -44,15 +44,10 @@ class _BatchNorm(AffineNorm):
     Raises ValueError in training for fewer than two values per channel, and for an input of another shape than said.
     """
 
-    _shapes: tuple[tuple[int, str], ...] = ()
-    _ndims: frozenset[int]
+    _shapes: tuple[tuple[int, str], ...]
     running_mean: Buffer | None
     running_var: Buffer | None
     frozen = False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls._ndims = frozenset(n for n, _ in cls._shapes)
 
     def __init__(
         self,
@@ -97,7 +92,10 @@ class _BatchNorm(AffineNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = shape_or_none(x)
-        if len(shape) not in self._ndims or shape[1] != self.num_features:
+        for ndim, _ in self._shapes:
+            if len(shape) == ndim and shape[1] == self.num_features:
+                break
+        else:
             known = " or ".join(s.replace("C", str(self.num_features)) for _, s in self._shapes)
             expect(type(self).__name__, x, False, known)
         if self.running_mean is not None and self.running_var is not None and (self.frozen or not self.training):

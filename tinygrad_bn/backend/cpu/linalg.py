@@ -47,18 +47,17 @@ def linear(x, w, b):
 
 def linear_backward(g, x, w, want_x, want_w):
     """portable.linear_backward."""
-    if g.dtype not in FLOATS or not g.size or not x.size:
+    if g.dtype not in FLOATS or not g.size or 0 in x.shape:
         return portable.linear_backward(g, x, w, want_x, want_w)
-    dx = out = empty(x.shape, g.dtype) if want_x else None
-    if x.ndim != 2:
-        g, x, out = _matrix(g), _matrix(x), _matrix(dx) if want_x else None
-    dw = None
+    dx = dw = None
     products = []
+    rows = g if g.ndim == 2 else _matrix(g)
     if want_w:
-        dw = empty((g.shape[1], x.shape[1]), g.dtype)
-        products.append((*_factor(g, True), *_factor(x), dw))
+        dw = empty((g.shape[-1], x.shape[-1]), g.dtype)
+        products.append((*_factor(rows, True), *_factor(x if x.ndim == 2 else _matrix(x)), dw))
     if want_x:
-        products.append((*_factor(g), *_factor(w), out))
+        dx = empty(x.shape, g.dtype)
+        products.append((*_factor(rows), *_factor(w), dx if dx.ndim == 2 else _matrix(dx)))
     _multiply(_NO_BIAS[g.dtype.char], *products)
     return dx, dw
 
