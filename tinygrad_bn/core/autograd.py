@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ..backend import ARRAY_TYPES, device_of, type_name
@@ -40,11 +40,12 @@ def _seed(t: Any, given: Any, what: str) -> Any:
     return given
 
 
-def _start(outputs: Sequence[Any], grad_outputs: Sequence[Any], what: str, record: bool) -> list[Any]:
-    seeds = [_seed(t, given, what) for t, given in zip(outputs, grad_outputs, strict=True)]
+def _start(t: Any, given: Any, what: str, record: bool) -> Any:
+    """``_seed``, as the walk wants it: a Tensor if it is recorded, else an array."""
+    seed = _seed(t, given, what)
     if record:
-        return [s if isinstance(s, Box) else graph.box_type(s) for s in seeds]
-    return [s._data if isinstance(s, Box) else s for s in seeds]
+        return seed if isinstance(seed, Box) else graph.box_type(seed)
+    return seed._data if isinstance(seed, Box) else seed
 
 
 def backward(tensor: Box, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
@@ -54,7 +55,7 @@ def backward(tensor: Box, gradient: Any = None, retain_graph: bool | None = None
     the gradients are themselves recorded, and can be differentiated again.
     """
     with recording(create_graph):
-        seeds = _start([tensor], [gradient], "backward()", create_graph)
+        seeds = [_start(tensor, gradient, "backward()", create_graph)]
         walk_back([tensor], seeds, None, create_graph if retain_graph is None else retain_graph, create_graph)
 
 
@@ -95,7 +96,7 @@ def grad(
             )
 
     with recording(create_graph):
-        seeds = _start(outs, given, "grad()", create_graph)
+        seeds = [_start(t, g, "grad()", create_graph) for t, g in zip(outs, given, strict=True)]
         targets = [t if t.node is None else t.node for t in ins]
         retain = create_graph if retain_graph is None else retain_graph
         found = walk_back(outs, seeds, targets, retain, create_graph, unused)

@@ -75,9 +75,9 @@ def wrapped(data: Any) -> Array:
 box_type: type[Box] = Box  # the one late binding: tensor.py sets it to Tensor
 
 
-def boxed(data: Array, node: Node | None, requires_grad: bool, kind: type | None = None) -> Any:
+def boxed(data: Array, node: Node | None, requires_grad: bool) -> Box:
     """A Tensor of what is surely an array, without the constructor's checks: for the engine itself, which makes many."""
-    t: Any = _new(kind or box_type)
+    t = _new(box_type)
     t._data = data
     t.node = node
     t._requires_grad = requires_grad

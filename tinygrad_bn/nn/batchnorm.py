@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import ops
 from ..backend import device_of, kernels_of, xp_of
-from ..core.graph import boxed
 from ..ops.checks import need_bool, need_number, need_one_device, need_one_of
 from ..ops.norm import check_parameters
 from ..tensor import Tensor
@@ -110,7 +109,7 @@ class _BatchNorm(AffineNorm):
     def _normalise(self, x: Tensor) -> Tensor:
         """By the statistics of x itself, which the running ones then follow in training."""
         y, statistics = self._operation(x, self.weight, self.bias, eps=self.eps)
-        if self.tracks:
+        if self.tracks:  # (only now, so that nothing follows a batch that raised)
             self._track(x, *statistics)
         return y
 
@@ -144,8 +143,8 @@ class _BatchNorm(AffineNorm):
                 stacklevel=5,
             )
         vars(self).update(  # (without the check that a buffer becomes a buffer)
-            running_mean=boxed(new_mean, None, False, Buffer),
-            running_var=boxed(new_var, None, False, Buffer),
+            running_mean=Buffer.of(new_mean),
+            running_var=Buffer.of(new_var),
             num_batches_tracked=self.num_batches_tracked + 1,
         )
 

@@ -26,15 +26,16 @@ def channel_axes(ndim):
 def check_parameters(name, x, parameters, shape, what="one value per channel"):
     """Shapes and dtypes of a normalisation's input and of its parameters by name, of which gamma and beta may be None."""
     need_floating(name, x)
+    dtype = x.dtype
     for label, p in parameters.items():
         if p is None and label in ("gamma", "beta"):
             continue
-        if shape_of(name, p, label) != shape:
+        if getattr(p, "shape", None) != shape and shape_of(name, p, label) != shape:
             raise ValueError(
                 f"{name} expected {label} of shape {shape} ({what}) for an input of shape {x.shape}, got {p.shape}"
             )
         # float16 inputs go with float32 parameters: statistics in half precision are not worth having
-        if p.dtype != x.dtype and not (x.dtype == "float16" and p.dtype == "float32"):
+        if p.dtype != dtype and not (dtype == "float16" and p.dtype == "float32"):
             raise TypeError(f"{name} expected one dtype, got an input of {x.dtype} and {label} of {p.dtype}")
     if (parameters.get("gamma") is None) != (parameters.get("beta") is None):
         raise ValueError(f"{name} expected both gamma and beta, or neither")

@@ -60,11 +60,12 @@ class _Block:
 class _Slot:
     """The place of one parameter in its block: elements ``start`` to ``stop``, seen by the parameter through ``view``."""
 
-    __slots__ = ("block", "group", "param", "start", "stop", "view", "steps")
+    __slots__ = ("block", "group", "param", "start", "stop", "shape", "view", "steps")
 
     def __init__(self, block: _Block, group: int, param: Tensor, start: int, stop: int):
         self.block, self.group, self.param, self.start, self.stop = block, group, param, start, stop
-        self.view = block.weights[start:stop].reshape(param._data.shape)
+        self.shape = param._data.shape
+        self.view = block.weights[start:stop].reshape(self.shape)
         self.steps = 0  # how many have gone into this parameter's state (where that does not count: 1 if any); 0 is no state
 
     def state(self, name: str) -> Array:
@@ -261,13 +262,14 @@ class Optimizer:
         """
         runs: list[list[_Slot]] = []
         last = None
+        dtype, kind = block.weights.dtype, type(block.weights)
         for slot in block.slots:
             g = slot.param._grad
             if g is None:
                 last = None
                 continue
-            data, view = g._data, slot.view
-            if data.shape != view.shape or data.dtype is not view.dtype or type(data) is not type(view):
+            data = g._data
+            if data.shape != slot.shape or data.dtype is not dtype or type(data) is not kind:
                 self._check_gradient(slot, data)
             if last is not None and last.steps == slot.steps and last.group == slot.group:
                 runs[-1].append(slot)

@@ -37,8 +37,7 @@ def empty_like(x: np.ndarray) -> np.ndarray:
 
 def plain(x: np.ndarray) -> np.ndarray:
     """x itself if it is contiguous, aligned and writable, as kernels are compiled for; else such a copy."""
-    flags = x.flags
-    if flags.c_contiguous and flags.behaved:
+    if x.flags.carray:
         return x
     out = empty(x.shape, x.dtype)
     out[...] = x

@@ -42,6 +42,8 @@ class _Slab:
             if block is not None and sys.getrefcount(block) != _FREE:
                 first, room = i + 1, 0
                 continue
+            if length == size and block is not None:
+                return block
             room += length
             if room >= size:
                 at = self.parts[first][0]

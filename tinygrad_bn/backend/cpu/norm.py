@@ -394,8 +394,6 @@ def _turned(x):
 
 def _settled(x):
     """x, or a copy where it lies otherwise, and whether it is rows; else it is planes."""
-    if x.ndim == 2 and x.flags.carray:
-        return x, True
     if x.flags.c_contiguous:
         return plain(x), x.ndim == 2 or x.size == x.shape[0] * x.shape[1]
     last = _turned(x)
@@ -480,7 +478,9 @@ def run_kernel(kernel, items, nbytes, *args):
 
 def _forward(x, gamma, beta, eps, sets, share):
     """y, mean and variance (sets C / share), for ``sets`` of statistics of C / share groups of channels each."""
-    x, rows = _settled(x)
+    rows = x.ndim == 2 and x.flags.carray  # (as behind a Linear: small arrays, where each call counts)
+    if not rows:
+        x, rows = _settled(x)
     y = empty_like(x)
     plan = _plan(x.shape, x.dtype, rows, sets)
     lent = parts, joined, coefficients, flat = plan.lend(3)
@@ -495,9 +495,11 @@ def _forward(x, gamma, beta, eps, sets, share):
 
 
 def _backward(g, x, gamma, mean, var, eps, sets, share):
-    """dx, dgamma, dbeta, for flat mean and variance as ``_forward`` gave them."""
-    x, rows = _settled(x)
-    g = _like(g, rows)
+    """dx, dgamma, dbeta, for flat mean and variance, each in one piece, as ``_forward`` gave them."""
+    rows = x.ndim == 2 and x.flags.carray and g.flags.carray
+    if not rows:
+        x, rows = _settled(x)
+        g = _like(g, rows)
     dx = empty_like(x)
     plan = _plan(x.shape, x.dtype, rows, sets)
     lent = parts, joined, coefficients, flat = plan.lend(4)
@@ -527,7 +529,7 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
     """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
     if not fits(x, g, gamma):
         return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
-    return _backward(g, x, gamma, plain(mean), plain(var), eps, 1, 1)
+    return _backward(g, x, gamma, mean, var, eps, 1, 1)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps):

@@ -12,13 +12,16 @@ from .layout import FLOATS
 
 __all__ = ["follow"]
 
+_FLOAT64 = np.dtype("float64")
+
 
 def follow(running_mean, running_var, mean, var, weight, correction):
     """portable.follow, but None for the last result where all statistics are finite."""
+    dtype, shape = running_mean.dtype, running_mean.shape
     simple = running_mean.flags.carray and running_var.flags.carray and mean.flags.carray and var.flags.carray
-    if running_mean.dtype not in FLOATS or mean.dtype != np.float64 or not simple:
+    if dtype not in FLOATS or mean.dtype is not _FLOAT64 or not simple:
         return portable.follow(running_mean, running_var, mean, var, weight, correction)
-    new_mean, new_var = np.empty_like(running_mean), np.empty_like(running_var)
+    new_mean, new_var = np.empty(shape, dtype), np.empty(shape, dtype)
     good = _follow(running_mean, running_var, mean, var, float(weight), float(correction), new_mean, new_var)
     return new_mean, new_var, None if good else np.isfinite(mean) & np.isfinite(var)
 

@@ -15,7 +15,7 @@ SMALL = frozenset(__all__)
 
 fast: Any = SimpleNamespace()  # the kernels for others; ``cpu/__init__.py`` puts them there
 
-_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 17  # OpenBLAS does products of so few on one thread
+_ELEMENTS, _MULTIPLICATIONS = 1 << 13, 1 << 15  # (OpenBLAS itself does products of 1 << 17 on one thread)
 
 
 def relu(x):
