@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import sys
@@ -145,6 +146,115 @@ def check_parameters_without_a_gradient():
     assert module.layer0.bias.grad is not None and everywhere(module.layer0.bias.grad.numpy())
 
 
+def parted(rank_0: str, rank_1: str):
+    """Every rank is told the first difference between them, and that this wrapper is of no use any more."""
+    return pytest.raises(
+        ValueError, match=f"the same of every rank, got {rank_0} on rank 0, and {rank_1} on rank [1-9]; to go on"
+    )
+
+
+def check_ranks_that_freeze_different_parameters():
+    module = net()
+    model = distributed.DataParallel(module)
+    if distributed.rank():
+        module[0].weight.requires_grad = False
+    frozen = r"parameter '0.weight': float64 of shape \(8, 6\)"
+    with parted(frozen, f"{frozen}, frozen"):
+        model(tg.tensor(X[:2]))
+    with pytest.raises(RuntimeError, match="an error left an exchange with other ranks; wrap the model anew on all of them"):
+        model(tg.tensor(X[:2]))
+    module[0].weight.requires_grad = True
+    again = distributed.DataParallel(module)
+    again(tg.tensor(X[rows()])).sum().backward()
+    assert everywhere(gradients(module))
+
+
+def check_a_rank_that_skips_backward():
+    """By itself, or because it alone is under no_sync(). Nothing is exchanged with what was never meant."""
+    first = distributed.rank() == 0
+    for skip in ("backward", "no_sync"):
+        for bucket_bytes in (1, None):
+            module = net()
+            model = distributed.DataParallel(module, bucket_bytes=bucket_bytes)
+            loss = model(tg.tensor(X[:3])).sum()
+            with parted("backward", "forward"):
+                if first:
+                    loss.backward()
+                elif skip == "no_sync":
+                    with model.no_sync():
+                        loss.backward()
+                model(tg.tensor(X[:3]))
+    distributed.barrier()
+
+
+def check_errors_that_are_caught():
+    """MPI goes on with what an error left behind: it must not write into memory that is somebody else's by then."""
+    module = net()
+    model = distributed.DataParallel(module)
+    zeros = []
+    for _ in range(500):
+        with pytest.raises(ValueError, match="Linear expected"):
+            model(tg.tensor(np.ones((2 + distributed.rank(), 5))))
+        zeros.append(np.zeros(3))
+    for _ in range(20):
+        broken = distributed.DataParallel(net(), bucket_bytes=1)
+
+        def fails(g):
+            raise KeyError
+
+        broken.module[0].bias.register_hook(fails)
+        with pytest.raises(KeyError):
+            broken(tg.tensor(X[:2])).sum().backward()
+        del broken
+        zeros += [np.zeros(n) for n in (3, 8, 24, 48)]
+    distributed.barrier()
+    loss_of(model(tg.tensor(X[rows()])), Y[rows()]).backward()
+    assert np.allclose(gradients(module), expected(), rtol=1e-13, atol=1e-15)
+    assert not any(z.any() for z in zeros)
+
+
+def check_a_model_that_changed():
+    module = net(norm=True)
+    model = distributed.DataParallel(module)
+    added = nn.Linear(3, 3).double()
+    setattr(module, "9", added)
+    with pytest.raises(RuntimeError, match="other parameters than when it was wrapped; wrap it anew on all ranks"):
+        model(tg.tensor(X[:3]))
+    distributed.DataParallel(module)(tg.tensor(X[:3])).sum().backward()
+    assert everywhere(added.weight.grad.numpy())
+
+
+def check_buffers_of_a_layer_that_came_later():
+    """SyncBatchNorm made BatchNorm again, after the model was wrapped: rank 0's statistics become those of all."""
+    module = distributed.convert_sync_batchnorm(net(norm=True))
+    model = distributed.DataParallel(module)
+    tg.batchnorm.convert(module, "batch")
+    model(tg.tensor(np.random.default_rng(distributed.rank()).normal(size=(4, 6)))).sum().backward()
+    assert everywhere(module[1].running_mean.numpy()) and everywhere(module[1].running_var.numpy())
+
+
+def check_wrapping_again():
+    module = net()
+    old = distributed.DataParallel(module)
+    old(tg.tensor(X[rows()])).sum().backward()
+    kept = old if distributed.rank() == 0 else None  # as by a traceback
+    del old
+    gc.collect()
+    model = distributed.DataParallel(module)
+    module.zero_grad()
+    loss_of(model(tg.tensor(X[rows()])), Y[rows()]).backward()
+    assert np.allclose(gradients(module), expected(), rtol=1e-13, atol=1e-15)
+    if kept is not None:
+        with pytest.raises(RuntimeError, match="another DataParallel was made of this model since; use that one"):
+            kept(tg.tensor(X[:2]))
+    with pytest.raises(TypeError, match="expected a model without a DataParallel in it; wrap its .module"):
+        distributed.DataParallel(nn.Sequential(model))
+    with pytest.raises(TypeError, match="a DataParallel is not copied, for its exchange would be; copy its .module"):
+        copy.deepcopy(model)
+    for _ in range(3000):  # MPI has 2,048 communicators
+        distributed.DataParallel(module)
+
+
 def check_models_that_differ():
     r = distributed.rank()
     width = 8 if r == 0 else 9
@@ -249,7 +359,7 @@ def check_what_is_refused():
     loss = loss_of(model(tg.tensor(X)), Y)
     with pytest.raises(ValueError, match="cannot exchange gradients that were recorded"):
         loss.backward(create_graph=True)
-    with pytest.raises(RuntimeError, match="the last backward\\(\\) was left by an error while gradients were exchanged"):
+    with pytest.raises(RuntimeError, match="an error left an exchange with other ranks; wrap the model anew on all of them"):
         model(tg.tensor(X))
 
 

@@ -63,10 +63,35 @@ def check_differences_are_told_everywhere():
     with pytest.raises(ValueError, match=r"got all_reduce of float32 \(2,\) on rank 0, and barrier on rank 1"):
         distributed.barrier() if r else distributed.all_reduce(np.ones(2, np.float32))
     with pytest.raises(
-        ValueError, match=r"broadcast of int64 \(\) from 0 on rank 0, and broadcast of int64 \(\) from 1 on rank 1"
+        ValueError, match=r"broadcast from 0 of int64 \(\) on rank 0, and broadcast from 1 of int64 \(\) on rank 1"
     ):
         distributed.broadcast(np.array(3), min(r, 1))
+    with (
+        tg.set_grad_enabled(r == 0),
+        pytest.raises(ValueError, match=r"of float64 \(1,\) on rank 0, and .*, under no_grad\(\)"),
+    ):
+        distributed.all_reduce(np.ones(1))
     distributed.barrier()
+
+
+def check_a_gradient_that_only_rank_0_wants():
+    """All take part in it: a rank that did not would let the others wait for ever."""
+    first = distributed.rank() == 0
+    for exchange, times in ((distributed.broadcast, distributed.size()), (distributed.all_reduce, distributed.size())):
+        x, w = tg.tensor(np.ones(3), requires_grad=first), tg.tensor(np.ones(3), requires_grad=True)
+        y = exchange(x if first else np.zeros(3))
+        (y * w).sum().backward()
+        assert w.grad.numpy().tolist() == [1.0] * 3
+        assert (x.grad.numpy().tolist() == [times] * 3) if first else x.grad is None
+
+
+def check_means():
+    n = distributed.size()
+    half = distributed.all_reduce(np.full(2, 60000, np.float16), "mean")  # whose sum is more than float16 has
+    assert half.dtype == "float16" and half.tolist() == [60000] * 2
+    whole = distributed.all_reduce(np.arange(3), "mean")
+    assert whole.dtype == "float64" and whole.tolist() == [0, 1, 2]
+    assert distributed.all_reduce(np.ones(3).sum()) == 3 * n and distributed.all_reduce(np.float32(2), "mean") == 2
 
 
 def check_texts_and_rows():
@@ -110,6 +135,7 @@ def test_exchanges_on_several_ranks(ranks):
 
 def test_every_exchange_of_one_process_is_the_identity():
     x = tg.tensor(np.arange(3.0), requires_grad=True)
+    assert distributed.all_reduce(np.arange(3), "mean").dtype == "float64"
     assert distributed.all_reduce(x) is x and distributed.all_reduce(x, "mean") is x and distributed.broadcast(x) is x
     assert (distributed.rank(), distributed.size()) == (0, 1) and distributed.barrier() is None
     alone = Communicator()
@@ -124,13 +150,14 @@ def test_every_exchange_of_one_process_is_the_identity():
     [
         (lambda: distributed.all_reduce(3.0), "all_reduce expected a Tensor or an array as 'x', got float"),
         (lambda: distributed.all_reduce(np.array([True])), "all_reduce expected floats or integers, got bool"),
+        (lambda: distributed.all_reduce(np.ones(2, ">f8")), "all_reduce expected this machine's byte order, got >f8"),
         (lambda: distributed.all_reduce(np.ones(2), "max"), "all_reduce expected op to be 'sum' or 'mean', got 'max'"),
         (lambda: distributed.broadcast(np.ones(2), 1), "broadcast expected root to be a rank from 0 to 0, got 1"),
         (lambda: distributed.broadcast(np.ones(2), True), "broadcast expected root to be a rank from 0 to 0, got True"),
         (lambda: distributed.broadcast([1.0]), "broadcast expected a Tensor or an array as 'x', got list"),
         (lambda: distributed.init("gloo"), "distributed.init expected backend to be 'mpi', 'nccl' or 'single', got 'gloo'"),
     ],
-    ids=["number", "bool", "max", "no-such-root", "bool-root", "list", "backend"],
+    ids=["number", "bool", "other-order", "max", "no-such-root", "bool-root", "list", "backend"],
 )
 def test_what_is_refused(call, message):
     with pytest.raises((TypeError, ValueError)) as error:
@@ -155,6 +182,28 @@ def test_how_a_launcher_is_told(environment, found):
     from tinygrad_bn.distributed.start import started_by_launcher
 
     assert started_by_launcher(environment) is found
+
+
+def test_one_of_several_processes_must_call_init_first(monkeypatch, tmp_path):
+    """It would take itself for the only one, and so would every other."""
+    from tinygrad_bn.distributed import start
+
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setattr(start, "_chosen", [])
+    model, x = tg.nn.Linear(2, 1), np.ones((4, 2), "f4")
+    for call in (
+        lambda: distributed.all_reduce(x),
+        lambda: distributed.broadcast(x),
+        distributed.barrier,
+        lambda: distributed.DataParallel(model),
+        lambda: distributed.shard(tg.datasets.batches(x, np.arange(4), 2)),
+        lambda: distributed.Checkpoint(tmp_path).save(1, model),
+        lambda: distributed.Checkpoint(tmp_path).load_latest(model),
+    ):
+        with pytest.raises(RuntimeError, match=r"this process is one of several; call distributed.init\(\) first"):
+            call()
+    assert len(distributed.shard(tg.datasets.batches(x, np.arange(4), 2), 0, 2)) == 2  # of whom it is told
+    assert not list(tmp_path.iterdir())
 
 
 if __name__ == "__main__":

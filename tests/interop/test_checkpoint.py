@@ -246,3 +246,11 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(RuntimeError, match=r"interop.Checkpoint needs safetensors: pip install 'tinygrad_bn\[interop\]'"):
         interop.Checkpoint(tmp_path).save(1, *make())
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    """A run that would start anew now, and find no place for its first checkpoint later."""
+    parts = make("momentum")
+    (tmp_path / "runs").write_text("notes")
+    with pytest.raises(NotADirectoryError, match="runs"):
+        interop.Checkpoint(tmp_path / "runs").load_latest(parts[0])

@@ -142,6 +142,11 @@ def listen(listener: Listener) -> None:
     _tune()
 
 
+def listeners() -> list[Listener]:
+    """All who listen."""
+    return list(_listeners)
+
+
 def stop_listening(listener: Listener) -> None:
     _listeners.remove(listener)
     _tune()

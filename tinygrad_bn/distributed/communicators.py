@@ -62,15 +62,23 @@ class Communicator:
         """Another one of the same ranks, whose exchanges are independent of those of this one."""
         return self
 
-    def agree(self, call: str) -> None:
-        """Raise ValueError, on every rank, unless all say the same."""
-        number = zlib.crc32(call.encode())
-        if self.size > 1 and self._largest(np.array([number, -number])).tolist() != [number, -number]:
+    def duplicate_for_host(self) -> Communicator:
+        """The same for arrays in the host's memory alone."""
+        return self.duplicate()
+
+    def agree(self, call: str, number: int = 0) -> int:
+        """Raise ValueError, on every rank, unless all say the same. Returns the largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        check = zlib.crc32(call.encode())
+        *checks, largest = self._largest(np.array([check, -check, number])).tolist()
+        if checks != [check, -check]:
             said = self.gather_text(call)
             other = next(r for r, text in enumerate(said) if text != said[0])
             raise ValueError(
                 f"distributed: expected the same call on every rank, got {said[0]} on rank 0, and {said[other]} on rank {other}"
             )
+        return largest
 
     def _largest(self, x: np.ndarray) -> np.ndarray:
         """The elementwise maximum over all ranks, of integers."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from ..backend import type_name
+from ..backend import ARRAY_TYPES, type_name
 from ..core import Box, is_grad_enabled, modes, primitive
 from ..nn import Buffer, Module
 from ..ops.checks import need_int, need_number
 from .communicators import Communicator, current
-from .gradients import GradientExchange
+from .gradients import GradientExchange, describe
+from .start import need_init
 
 
 class DataParallel(Module):
@@ -44,15 +48,21 @@ class DataParallel(Module):
     everywhere. ``state_dict()`` is the model's, without a prefix.
 
     Every rank must run forward and backward equally often; under ``no_grad()`` nothing is exchanged. The parameters are those
-    that the model has when it is wrapped. In a single process forward is the model's alone.
+    that the model has when it is wrapped, once: another DataParallel of the model takes the place of the first. The model
+    returns a Tensor, or a tuple, list or dict of them. In a single process forward is the model's alone.
 
-    Raises ValueError, on every rank, if the models of two ranks differ, with the name of the first parameter or buffer that
-    does, or if no rank has an example; TypeError where forward's first argument has no length and there is no ``count``.
+    Raises ValueError, on every rank, if the models of two ranks differ, with the name of the first parameter, buffer or module
+    that does, if no rank has an example, or where one rank runs forward and another backward; TypeError for another output, or
+    where forward's first argument has no length and there is no ``count``; RuntimeError before ``init()`` where the process is
+    one of several, for a model that has got other parameters, and after an error that left an exchange.
     """
 
     def __init__(self, module: Module, *, bucket_bytes: int | None = None, count: Callable[..., float] | None = None):
+        need_init("DataParallel")
         if not isinstance(module, Module):
             raise TypeError(f"DataParallel expected a Module, got {type_name(module)}")
+        if any(isinstance(m, DataParallel) for m in module.modules()):
+            raise TypeError("DataParallel expected a model without a DataParallel in it; wrap its .module")
         if bucket_bytes is not None:
             bucket_bytes = need_int("DataParallel", "bucket_bytes", bucket_bytes, 1)
         if count is not None and not callable(count):
@@ -61,12 +71,16 @@ class DataParallel(Module):
         self._count = count
         self._exchange: GradientExchange | None = None
         if current().size > 1:
-            ranks = current().duplicate()  # so that what backward sends meets nothing that the model itself exchanges
-            _need_same_models(ranks, module)
-            _take_from_rank_0(ranks, module)
-            self._exchange = GradientExchange(ranks, module, bucket_bytes)
+            current().agree("DataParallel")
+            _need_same_models(current(), module)
+            _take_from_rank_0(current(), module)
+            for listener in modes.listeners():
+                if isinstance(listener, GradientExchange) and listener.shares(module):
+                    listener.stop()  # on all ranks alike: a wrapper may live on, on one of them, in a traceback
+            number, ranks, notices = _communicators()
+            self._exchange = GradientExchange(ranks, notices, module, bucket_bytes)
             modes.listen(self._exchange)
-            weakref.finalize(self, modes.stop_listening, self._exchange)
+            weakref.finalize(self, _retire, self._exchange, number)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._exchange is None or not is_grad_enabled():
@@ -74,6 +88,7 @@ class DataParallel(Module):
         n = self._number(args, kwargs)
         self._exchange.begin(n)
         out = self.module(*args, **kwargs)
+        _need_outputs(out)
         total = self._exchange.total()
         if not total > 0:
             raise ValueError(f"DataParallel expected examples on some rank, got {total:g} on all {self._exchange.ranks.size}")
@@ -108,6 +123,9 @@ class DataParallel(Module):
         finally:
             self._exchange.enabled = before
 
+    def __deepcopy__(self, memo: dict) -> Any:
+        raise TypeError("a DataParallel is not copied, for its exchange would be; copy its .module")
+
     def state_dict(self) -> dict[str, Any]:
         """The model's."""
         return self.module.state_dict()
@@ -115,6 +133,31 @@ class DataParallel(Module):
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """The model's; every rank must load the same."""
         return self.module.load_state_dict(state_dict, strict)
+
+
+# ----- communicators
+
+_made = itertools.count()
+_idle: dict[int, tuple[Communicator, Communicator]] = {}  # of a DataParallel that is gone, by number
+
+
+def _communicators() -> tuple[int, Communicator, Communicator]:
+    """Two that nobody else uses, for gradients and for notices: so what backward sends meets nothing that the model exchanges.
+
+    Those of one that is gone serve again, once it is gone on all ranks: MPI has some two thousand of them.
+    """
+    offered = [set(map(int, text.split())) for text in current().gather_text(" ".join(map(str, _idle)))]
+    everywhere = set.intersection(*offered)
+    if everywhere:
+        number = min(everywhere)
+        return number, *_idle.pop(number)
+    return next(_made), current().duplicate(), current().duplicate_for_host()
+
+
+def _retire(exchange: GradientExchange, number: int) -> None:
+    exchange.stop()
+    if exchange.idle:
+        _idle[number] = exchange.ranks, exchange.notices
 
 
 # ----- the output's gradient
@@ -133,34 +176,44 @@ def _weighed(out: Any, weight: float) -> Any:
     """All Tensors of an output, weighed."""
     if isinstance(out, Box):
         return _weigh(out, weight=weight) if out._data.dtype.kind == "f" else out
-    if type(out) in (tuple, list):
-        return type(out)(_weighed(o, weight) for o in out)
+    if isinstance(out, (tuple, list)):
+        parts = [_weighed(o, weight) for o in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
     if type(out) is dict:
         return {name: _weighed(o, weight) for name, o in out.items()}
-    raise TypeError(
-        f"DataParallel expected the model to return a Tensor, or a tuple, list or dict of them, got {type_name(out)}, while "
-        "ranks have different numbers of examples"
-    )
+    return out
+
+
+def _need_outputs(out: Any) -> None:
+    """Raise TypeError for an output in which there may be Tensors that ``_weighed`` does not find."""
+    if isinstance(out, (tuple, list, dict)) and (type(out) in (tuple, list, dict) or hasattr(out, "_fields")):
+        for o in out.values() if isinstance(out, dict) else out:
+            _need_outputs(o)
+    elif not (out is None or isinstance(out, (Box, numbers.Number)) or type(out) in ARRAY_TYPES):
+        raise TypeError(
+            f"DataParallel expected the model to return a Tensor, or a tuple, list or dict of them, got {type_name(out)}"
+        )
 
 
 # ----- one model on all ranks
 
 
 def _need_same_models(ranks: Communicator, module: Module) -> None:
-    described = [
-        f"{kind} {name!r}: {t.dtype} of shape {t.shape}{'' if t.requires_grad or kind == 'buffer' else ', frozen'}"
-        for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers()))
-        for name, t in tensors
-    ]
-    models = [text.split("\n") for text in ranks.gather_text("\n".join(described))]
+    described = (
+        [describe("parameter", name, p) for name, p in module.named_parameters()],
+        [describe("buffer", name, b) for name, b in module.named_buffers()],
+        [f"module {name!r}: {type(m).__name__}" for name, m in module.named_modules()],
+    )
+    models = [text.split("\f") for text in ranks.gather_text("\f".join("\n".join(lines) for lines in described))]
     for number, model in enumerate(models):
-        for i in range(max(len(model), len(models[0]))):
-            here, there = (m[i] if i < len(m) else "no further one" for m in (models[0], model))
-            if here != there:
-                raise ValueError(
-                    f"DataParallel expected the same model on every rank; the first difference is {here} on rank 0, {there} on "
-                    f"rank {number}"
-                )
+        for first, other in zip(models[0], model, strict=True):
+            for here, there in zip_longest(first.split("\n"), other.split("\n"), fillvalue=""):
+                if here != there:
+                    here, there = here or "no further one", there or "no further one"
+                    raise ValueError(
+                        f"DataParallel expected the same model on every rank; the first difference is {here} on rank 0, "
+                        f"{there} on rank {number}"
+                    )
 
 
 def _take_from_rank_0(ranks: Communicator, module: Module) -> None:

@@ -18,15 +18,27 @@ from .communicators import Array, Communicator, Request
 _POSTPONED_BYTES = 1 << 12
 
 
+# Exchanges that an error left: MPI goes on reading and writing their arrays until they are over.
+_left: list[tuple[Any, np.ndarray]] = []
+
+
 class MPIRequest(Request):
     def __init__(self, request: Any, host: np.ndarray, target: Array):
         self._request, self._host, self._target = request, host, target
+        self._over = False
+        _left[:] = [(other, memory) for other, memory in _left if not other.Test()]
+
+    def __del__(self) -> None:
+        if not self._over:
+            _left.append((self._request, self._host))
 
     def test(self) -> bool:
-        return self._request.Test()
+        self._over = self._over or self._request.Test()
+        return self._over
 
     def wait(self) -> None:
         self._request.Wait()
+        self._over = True
         if self._target is not self._host:
             self._target[...] = to_device(self._host, "cuda")
 

@@ -95,6 +95,9 @@ class NCCLCommunicator(Communicator):
     def duplicate(self) -> Communicator:
         return NCCLCommunicator(self._host.duplicate())
 
+    def duplicate_for_host(self) -> Communicator:
+        return self._host.duplicate()
+
     def _largest(self, x: np.ndarray) -> np.ndarray:
         return self._host._largest(x)
 

@@ -9,6 +9,7 @@ from ..backend import type_name
 from ..datasets import Batches
 from ..ops.checks import is_int, need_int
 from .communicators import current
+from .start import need_init
 
 
 class Shard:
@@ -37,6 +38,8 @@ def shard(batches: Batches, rank: int | None = None, size: int | None = None, ep
     """
     if not isinstance(batches, Batches):
         raise TypeError(f"shard expected what datasets.batches() returns, got {type_name(batches)}")
+    if size is None or rank is None:
+        need_init("shard")
     size = current().size if size is None else need_int("shard", "size", size, 1)
     rank = current().rank if rank is None else rank
     if not is_int(rank) or not 0 <= rank < size:

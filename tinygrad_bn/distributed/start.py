@@ -49,6 +49,12 @@ def init(backend: str | None = None) -> None:
 _chosen: list[str] = []  # the backend, once init() has chosen it
 
 
+def need_init(name: str) -> None:
+    """Raise RuntimeError where ``name`` would take this process for the only one, since it is used before ``init()``."""
+    if not _chosen and started_by_launcher(os.environ) and "mpi4py.futures" not in sys.orig_argv:
+        raise RuntimeError(f"{name}: this process is one of several; call distributed.init() first")
+
+
 def started_by_launcher(environment: Mapping[str, str]) -> bool:
     """Whether a launcher of MPI's started this process, one of several."""
     sizes = [environment[name] for name in _SIZES if name in environment]
@@ -110,6 +116,7 @@ def size() -> int:
 
 def barrier() -> None:
     """Return when all ranks have called this. Raises ValueError, on every rank, where others call another exchange."""
+    need_init("barrier")
     current().agree("barrier")
     current().barrier()
 

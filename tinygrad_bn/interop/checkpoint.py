@@ -146,8 +146,8 @@ class Checkpoint:
         return self.folder / f"step-{step:08d}.safetensors"
 
     def _steps(self) -> list[int]:
-        """The steps of all checkpoints in the folder."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        """The steps of all checkpoints in the folder; none if it is not there."""
+        names = os.listdir(self.folder) if self.folder.exists() else []  # (raises NotADirectoryError for a file)
         steps = [int(found[1]) for found in map(_NAME.fullmatch, names) if found]
         return [step for step in steps if self._path(step).name in names]  # not those with more zeros than ours
 
