@@ -495,7 +495,7 @@ def _forward(x, gamma, beta, eps, sets, share):
 
 
 def _backward(g, x, gamma, mean, var, eps, sets, share):
-    """dx, dgamma, dbeta, for flat mean and variance, each in one piece, as ``_forward`` gave them."""
+    """dx, dgamma, dbeta, for flat mean and variance as ``_forward`` gave them."""
     rows = x.ndim == 2 and x.flags.carray and g.flags.carray
     if not rows:
         x, rows = _settled(x)
@@ -529,7 +529,7 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
     """dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps); dgamma = sum(g x_hat); dbeta = sum(g)."""
     if not fits(x, g, gamma):
         return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
-    return _backward(g, x, gamma, mean, var, eps, 1, 1)
+    return _backward(g, x, gamma, plain(mean), plain(var), eps, 1, 1)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps):
