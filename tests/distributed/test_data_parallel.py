@@ -213,6 +213,23 @@ def check_errors_that_are_caught():
     assert not any(z.any() for z in zeros)
 
 
+def check_each_operation_of_forward_lets_the_notice_go_on():
+    """MPI sends nothing unless it is asked to."""
+    asked = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            request = exchange._notice.request
+            monitored, request.test = request.test, lambda: asked.append(monitored())
+            return super().forward(x)
+
+    model = distributed.DataParallel(Watched(6, 3).double())
+    exchange = model._exchange
+    model(tg.tensor(X[:3]))
+    assert asked
+    assert exchange._waiting is None
+
+
 def check_a_model_that_changed():
     module = net(norm=True)
     model = distributed.DataParallel(module)

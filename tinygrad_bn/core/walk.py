@@ -346,7 +346,8 @@ def walk_back(
     g = c = before = together = None  # so that take() counts no references of this function
     if targets is None:
         take, for_leaf = walk.take, walk.for_leaf
-        ready = [(leaf, take(leaf) if leaf._grad is None else for_leaf(leaf)) for leaf in list(table)]  # a hook may raise
+        # First all, in case a hook raises.
+        ready = [(leaf, take(leaf) if leaf._grad is None else for_leaf(leaf)) for leaf in list(table)]
         for leaf, total in ready:
             if leaf._grad is None and leaf._hooks is None and hooks is None:
                 leaf._grad = total

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count as count_up
 from itertools import zip_longest
 from typing import Any
 
@@ -137,7 +137,7 @@ class DataParallel(Module):
 
 # ----- communicators
 
-_made = itertools.count()
+_made = count_up()
 _idle: dict[int, tuple[Communicator, Communicator]] = {}  # of a DataParallel that is gone, by number
 
 

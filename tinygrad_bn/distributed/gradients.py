@@ -72,11 +72,11 @@ class _Notice:
         self._ranks, self._doing = ranks, doing
         code = zlib.crc32(doing.encode()) >> 12  # of 20 bits: sums of their squares are exact
         self._sums = np.array([number, code, code * code], np.float64)
-        self._request = ranks.start_all_reduce(self._sums)
+        self.request = ranks.start_all_reduce(self._sums)
 
     def total(self) -> float:
         """The sum of the numbers. Raises ValueError, on every rank, if not all do the same."""
-        self._request.wait()
+        self.request.wait()
         number, codes, squares = self._sums.tolist()
         if int(codes) ** 2 != self._ranks.size * int(squares):  # by Cauchy and Schwarz equal only where all codes are
             said = [text.split("\n") for text in self._ranks.gather_text(self._doing)]
@@ -147,11 +147,17 @@ class GradientExchange(Listener):
         if self._notice is not None:  # an error left the forward pass before, which all ranks have begun
             self._heed()
         self._form_buckets()
-        self._notice = _Notice(self.notices, f"forward\n{self._described}", n)
+        self._give_notice(f"forward\n{self._described}", n)
 
     def total(self) -> float:
         """The number of examples on all ranks."""
-        return self._heed()
+        number = self._heed()
+        self._waiting = None
+        return number
+
+    def _give_notice(self, doing: str, number: float = 0.0) -> None:
+        self._notice = _Notice(self.notices, doing, number)
+        self._waiting = self._notice.request
 
     def _heed(self) -> float:
         """Wait for the others' notices. Raises ValueError, on every rank, if not all do the same."""
@@ -204,7 +210,7 @@ class GradientExchange(Listener):
             return
         if not self._heard:
             self._heard = True
-            self._notice = _Notice(self.notices, "backward")
+            self._give_notice("backward")
             self._start_buffers()
         bucket, position = place
         bucket.put(position, 1.0 / self.ranks.size)
