@@ -315,6 +315,28 @@ def test_what_is_cached_is_good_only_while_no_file_changes():
     assert optim._sgd._cache._cache_file._source_stamp == jit._STAMP
 
 
+def test_a_cached_kernel_is_never_taken_for_another(tmp_path):
+    """Processes that compile at once may write different kernels under one number, each after the other looked.
+
+    Broken by: Numba's own cache file, which gives back whatever lies there.
+    """
+    from tinygrad_bn.backend.cpu import jit, optim
+
+    assert type(optim._sgd._cache._cache_file) is jit._CacheFile
+    one, other = (jit._CacheFile(str(tmp_path), "kernel", jit._STAMP) for _ in range(2))
+    empty = one._load_index()
+    one.save("float32", "its code")
+    other._load_index = lambda: dict(empty)  # it looked before that was written
+    other.save("float64", "other code")
+    one._save_index({"float32": "kernel.1.nbc"})  # and the first writes its index last
+    assert one.load("float32") is None
+    one.save("float32", "its code")
+    assert one.load("float32") == "its code"
+    one._source_stamp = "older source"
+    one._save_index({"float32": "kernel.1.nbc"})  # the index comes before the code
+    assert one.load("float32") is None
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only():
     """A package on read-only files, and no home: kernels compile, with one warning."""
     code = (

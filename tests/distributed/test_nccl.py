@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import types
 
 import numpy as np
 import pytest
 
 from tinygrad_bn import backend
+from tinygrad_bn.distributed import start
 from tinygrad_bn.distributed.communicators import Communicator
-from tinygrad_bn.distributed.nccl import NCCLCommunicator
+from tinygrad_bn.distributed.nccl import NCCLCommunicator, library
 
+UNIQUE = bytes(range(100, 228))
 BYTES = {"NCCL_CHAR": 1, "NCCL_FLOAT32": 4, "NCCL_FLOAT64": 8, "NCCL_INT32": 4, "NCCL_INT64": 8}
 
 
@@ -19,7 +22,7 @@ class OneRank:
     """A communicator of one rank with the methods, and the order of arguments, of ``cupy.cuda.nccl.NcclCommunicator``."""
 
     def __init__(self, ndev, commId, rank):  # noqa: N803
-        assert (ndev, rank) == (1, 0) and isinstance(commId, tuple) and len(commId) == 128
+        assert (ndev, rank) == (1, 0) and isinstance(commId, bytes) and commId == UNIQUE
         self.streams: list[int] = []
 
     def allReduce(self, sendbuf, recvbuf, count, datatype, op, stream):  # noqa: N802
@@ -43,9 +46,9 @@ def nccl(cuda_stand_in, monkeypatch):
     xp = backend.load_cuda().xp
     names = {name: name for name in [*BYTES, "NCCL_SUM"]}
     fake = types.SimpleNamespace(
-        **names, NCCL_UNIQUE_ID_BYTES=128, get_unique_id=lambda: tuple(range(-64, 64)), NcclCommunicator=OneRank
+        **names, available=True, NCCL_UNIQUE_ID_BYTES=128, get_unique_id=lambda: UNIQUE, NcclCommunicator=OneRank
     )
-    monkeypatch.setattr(xp.cuda, "nccl", fake, raising=False)
+    monkeypatch.setitem(sys.modules, f"{xp.__name__}.cuda.nccl", fake)
     return NCCLCommunicator(Communicator())
 
 
@@ -81,6 +84,16 @@ def test_too_few_gpus(nccl):
         NCCLCommunicator(host)
 
 
+def test_without_nccl(nccl):
+    assert start._a_gpu_each(Communicator())
+    sys.modules[f"{backend.load_cuda().xp.__name__}.cuda.nccl"].available = False
+    with pytest.raises(RuntimeError, match="distributed: NCCL is not installed: pip install nvidia-nccl-cu12"):
+        NCCLCommunicator(Communicator())
+    assert not start._a_gpu_each(Communicator())  # so that init() exchanges over the host
+
+
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 def test_one_rank_on_a_gpu(device):
+    if library() is None:
+        pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu12")
     _exchanges(NCCLCommunicator(Communicator()), device.xp)

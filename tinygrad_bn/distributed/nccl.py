@@ -6,7 +6,9 @@ Source: the NCCL user guide, "Collective operations"; CuPy's ``cupy.cuda.nccl``.
 
 from __future__ import annotations
 
+import importlib
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,15 @@ from .communicators import Array, Communicator, Request
 def gpus() -> int:
     """The number of GPUs of this machine that the process may use."""
     return load_cuda().xp.cuda.runtime.getDeviceCount()
+
+
+def library() -> Any:
+    """CuPy's module for NCCL; None where NCCL itself is not installed."""
+    xp = load_cuda().xp
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy's, that there is none: who asks for NCCL gets our error
+        nccl = importlib.import_module(f"{xp.__name__}.cuda.nccl")
+    return nccl if nccl.available else None
 
 
 class NCCLRequest(Request):
@@ -47,10 +58,16 @@ class NCCLCommunicator(Communicator):
                 f"distributed: NCCL needs a GPU for each rank of a machine; rank {self.rank} is its number {self.local_rank}, "
                 f"and there are {gpus()}"
             )
+        self._library = library()
+        if self._library is None:
+            raise RuntimeError(
+                "distributed: NCCL is not installed: pip install nvidia-nccl-cu12 (or nvidia-nccl-cu13, as your CuPy is), or "
+                "init('mpi') to exchange over the host"
+            )
         self._xp.cuda.Device(self.local_rank).use()
-        nccl = self._xp.cuda.nccl
-        unique = np.array(nccl.get_unique_id() if self.rank == 0 else [0] * nccl.NCCL_UNIQUE_ID_BYTES, np.int64)
-        self._nccl = nccl.NcclCommunicator(self.size, tuple(host.broadcast(unique).tolist()), self.rank)
+        unique = self._library.get_unique_id() if self.rank == 0 else bytes(self._library.NCCL_UNIQUE_ID_BYTES)
+        unique = host.broadcast(np.frombuffer(unique, np.uint8)).tobytes()
+        self._nccl = self._library.NcclCommunicator(self.size, unique, self.rank)
         self._stream = self._xp.cuda.Stream(non_blocking=True)
 
     def all_reduce(self, x: Array) -> Array:
@@ -65,20 +82,20 @@ class NCCLCommunicator(Communicator):
             return self._host.all_gather(x)
         x = self._xp.ascontiguousarray(x)
         gathered = self._xp.empty((self.size, *x.shape), x.dtype)
-        self._launch("allGather", x.data.ptr, gathered.data.ptr, x.nbytes, self._xp.cuda.nccl.NCCL_CHAR).wait()
+        self._launch("allGather", x.data.ptr, gathered.data.ptr, x.nbytes, self._library.NCCL_CHAR).wait()
         return gathered
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         if isinstance(x, np.ndarray):
             return self._host.broadcast(x, root)
         x = self._xp.array(x, order="C")
-        self._launch("broadcast", x.data.ptr, x.data.ptr, x.nbytes, self._xp.cuda.nccl.NCCL_CHAR, root).wait()
+        self._launch("broadcast", x.data.ptr, x.data.ptr, x.nbytes, self._library.NCCL_CHAR, root).wait()
         return x
 
     def start_all_reduce(self, flat: Array) -> Request:
         if isinstance(flat, np.ndarray):
             return self._host.start_all_reduce(flat)
-        nccl = self._xp.cuda.nccl
+        nccl = self._library
         kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64, "i4": nccl.NCCL_INT32, "i8": nccl.NCCL_INT64}
         kind = kinds[flat.dtype.str[1:]]
         return self._launch("allReduce", flat.data.ptr, flat.data.ptr, math.prod(flat.shape), kind, nccl.NCCL_SUM)

@@ -95,12 +95,12 @@ def _threads(node: Communicator) -> int:
 
 
 def _a_gpu_each(ranks: Communicator) -> bool:
-    """Whether every rank of every machine has a GPU of its own."""
+    """Whether every rank of every machine has a GPU of its own, and NCCL."""
     mine = False
     if cuda_is_available():
-        from .nccl import gpus
+        from .nccl import gpus, library
 
-        mine = gpus() > ranks.local_rank
+        mine = gpus() > ranks.local_rank and library() is not None
     return set(ranks.gather_text(str(mine))) == {"True"}
 
 

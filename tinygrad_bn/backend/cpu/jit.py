@@ -16,6 +16,7 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.caching import IndexDataCacheFile
 from numba.extending import intrinsic
 
 # a * b + c may be rounded once, not twice; nothing else is left to the compiler. Division by zero gives inf or NaN.
@@ -47,10 +48,29 @@ def compiled(function: Callable) -> Any:
 _STAMP = tuple((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py")))
 
 
+class _CacheFile(IndexDataCacheFile):
+    """Numba's, but what it finds says what it is.
+
+    Numba's index names files by number. Where processes compile at once, one may point at what another has written under the
+    same number for other types, or at what is left of older source until it is overwritten: such code would get arrays that it
+    was not made for.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (self._source_stamp, key, data))
+
+    def load(self, key: Any) -> Any:
+        match super().load(key):
+            case (stamp, found, data) if stamp == self._source_stamp and found == key:
+                return data
+        return None
+
+
 def _renewed_with_any_file(kernel: Any) -> Any:
     """Compile it again, not only when its own file has changed."""
     with suppress(AttributeError):  # (Numba may keep it elsewhere one day)
-        kernel._cache._cache_file._source_stamp = _STAMP
+        file = kernel._cache._cache_file
+        file._source_stamp, file.__class__ = _STAMP, _CacheFile
     return kernel
 
 
