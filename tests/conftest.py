@@ -6,6 +6,7 @@ import contextlib
 import os
 import zlib
 
+import emulated_gpu
 import fake_cupy
 import numpy as np
 import pytest
@@ -14,11 +15,18 @@ from hypothesis import HealthCheck, settings
 from tinygrad_bn import backend, core, random
 from tinygrad_bn.backend import cuda, libraries
 
+if os.environ.get("EMULATED_GPU"):
+    emulated_gpu.install()
+
 # A test that takes `device` beside drawn arguments may use it again and again: it holds no state between examples.
 _tolerant = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=25, **_tolerant)
 settings.register_profile("ci", max_examples=60, derandomize=False, print_blob=True, **_tolerant)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_report_header() -> str | None:
+    return "an emulated GPU: nothing of this runs on a real one" if emulated_gpu.installed() else None
 
 
 class Device:
@@ -43,7 +51,12 @@ class Device:
 
     @contextlib.contextmanager
     def no_syncs(self):
-        """Fails if the block copies from the device to the host. Only the stand-in can tell."""
+        """Fails if the host waits for the device in the block. Only the stand-in and the emulated GPU can tell."""
+        if emulated_gpu.installed():
+            before = emulated_gpu.counts().waits
+            yield
+            assert emulated_gpu.counts().waits == before, "the host waited for the GPU"
+            return
         if self.label != "stand-in":
             yield
             return

@@ -74,7 +74,7 @@ class Types:
 
 
 class RawModule:
-    """``cupy.RawModule``. ``run`` may be replaced, to run a kernel by other means: see cuda_on_cpu.py."""
+    """``cupy.RawModule``. ``run`` may be replaced, to run a kernel by other means: see emulated_gpu/sources.py."""
 
     def __init__(self, code: str, *, options: tuple[str, ...] = ()):
         self.code, self.options, self.types = code, options, Types(options)

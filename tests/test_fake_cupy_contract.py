@@ -12,6 +12,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import emulated_gpu
 import fake_cupy
 import numpy as np
 import pytest
@@ -491,6 +492,8 @@ def test_put_along_axis_and_copyto(cp):
     lambda xp, x: xp.array_split(x, 2, axis=1)[1], lambda xp, x: xp.astype(x, "float32"),
 ])  # fmt: skip
 def test_values_agree_with_numpy(cp, call):
+    if emulated_gpu.installed() and {"unique", "argsort", "rand"} & {*call.__code__.co_names}:
+        pytest.skip("the emulated GPU has no Thrust and no cuRAND")
     h = np.array([[0.0, 1.5, 2.0], [3.0, -4.25, 5.0]])
     h = abs(h) if "bincount" in inspect.getsource(call) else h
     r, expected = call(cp, cp.asarray(h)), np.asarray(call(np, h))
@@ -566,6 +569,8 @@ def test_a_missing_name_says_who_lacks_it():
 
 
 def test_generator(cp):
+    if emulated_gpu.installed():
+        pytest.skip("the emulated GPU has no cuRAND")
     rng = cp.random.default_rng(0)
     x = rng.standard_normal((100, 2), dtype="float32")
     assert type(x) is cp.ndarray and x.dtype == "float32" and x.shape == (100, 2)

@@ -14,6 +14,7 @@ import numpy as np
 
 import tinygrad_bn as tg
 from tinygrad_bn import distributed
+from tinygrad_bn.backend import to_numpy
 
 STEPS = 50
 WAYS = {  # how batches are cut, and whether BatchNorm knows of the other ranks
@@ -61,9 +62,9 @@ def train(cut: str, synchronised: bool) -> dict[str, Any]:
         optimizer.step()
         total, count = distributed.all_reduce(np.array([loss.item() * len(labels), len(labels)]))
         losses.append(float(total / count))
-    state = model.state_dict()
-    checksum = hashlib.sha256(b"".join(np.asarray(value).tobytes() for value in state.values())).hexdigest()
-    norms = {name: np.asarray(value).tolist() for name, value in state.items() if "running" in name}
+    state = {name: to_numpy(value) for name, value in model.state_dict().items()}
+    checksum = hashlib.sha256(b"".join(value.tobytes() for value in state.values())).hexdigest()
+    norms = {name: value.tolist() for name, value in state.items() if "running" in name}
     return {"losses": losses, "checksum": checksum, "statistics": norms}
 
 

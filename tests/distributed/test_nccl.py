@@ -1,19 +1,25 @@
-"""The exchange over NCCL: its calls, on the stand-in for CuPy; one rank, on a GPU. More than one rank was never tried."""
+"""The exchange over NCCL: its calls, on the stand-in for CuPy; one rank, on a GPU; more, on emulated GPUs only."""
 
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import sys
 import types
+from pathlib import Path
 
+import mpiexec
 import numpy as np
 import pytest
+import same_training
 
 from tinygrad_bn import backend
 from tinygrad_bn.distributed import start
 from tinygrad_bn.distributed.communicators import Communicator
 from tinygrad_bn.distributed.nccl import NCCLCommunicator, library
 
+HERE = Path(__file__).parent
 UNIQUE = bytes(range(100, 228))
 BYTES = {"NCCL_CHAR": 1, "NCCL_FLOAT32": 4, "NCCL_FLOAT64": 8, "NCCL_INT32": 4, "NCCL_INT64": 8}
 
@@ -45,9 +51,7 @@ class OneRank:
 def nccl(cuda_stand_in, monkeypatch):
     xp = backend.load_cuda().xp
     names = {name: name for name in [*BYTES, "NCCL_SUM"]}
-    fake = types.SimpleNamespace(
-        **names, available=True, NCCL_UNIQUE_ID_BYTES=128, get_unique_id=lambda: UNIQUE, NcclCommunicator=OneRank
-    )
+    fake = types.SimpleNamespace(**names, available=True, get_unique_id=lambda: UNIQUE, NcclCommunicator=OneRank)
     monkeypatch.setitem(sys.modules, f"{xp.__name__}.cuda.nccl", fake)
     return NCCLCommunicator(Communicator())
 
@@ -97,3 +101,22 @@ def test_one_rank_on_a_gpu(device):
     if library() is None:
         pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu12")
     _exchanges(NCCLCommunicator(Communicator()), device.xp)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not os.environ.get("EMULATED_GPU"), reason="asks for emulated GPUs: EMULATED_GPU=1")
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_with_an_emulated_gpu_each_equal_one_process(monkeypatch, ranks):
+    """Parts of any size, empty ones too, over NCCL: the losses of one process on the CPU, and the same bits on every rank."""
+    monkeypatch.setattr(same_training, "STEPS", 12)
+    alone = same_training.train("equal", False)
+    monkeypatch.setenv("EMULATED_GPU_COUNT", str(ranks))
+    monkeypatch.setenv("TINYGRAD_BN_DEVICE", "cuda")
+    process = mpiexec.run(ranks, HERE / "on_emulated_gpus.py", folders=(HERE.parent,))
+    assert process.returncode == 0, process.stderr
+    everywhere = json.loads(process.stdout)
+    assert len(everywhere) == ranks
+    for way in ("equal parts", "unequal parts"):
+        for found in everywhere:
+            np.testing.assert_allclose(found[way]["losses"], alone["losses"], rtol=0, atol=1e-10)
+            assert found[way]["checksum"] == everywhere[0][way]["checksum"]

@@ -1,6 +1,6 @@
 """Exchange over NCCL, by CuPy: from GPU to GPU, on a stream of its own beside the one that computes.
 
-Never yet run on more than one rank. The ranks find each other, and exchange what is no array on a GPU, over MPI.
+More than one rank has run on emulated GPUs only. The ranks find each other, and exchange what is no array on a GPU, over MPI.
 Source: the NCCL user guide, "Collective operations"; CuPy's ``cupy.cuda.nccl``.
 """
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from ..backend import load_cuda
 from .communicators import Array, Communicator, Request
+
+_ID_BYTES = 128  # NCCL_UNIQUE_ID_BYTES of nccl.h, which CuPy's module does not name
 
 
 def gpus() -> int:
@@ -65,7 +67,7 @@ class NCCLCommunicator(Communicator):
                 "init('mpi') to exchange over the host"
             )
         self._xp.cuda.Device(self.local_rank).use()
-        unique = self._library.get_unique_id() if self.rank == 0 else bytes(self._library.NCCL_UNIQUE_ID_BYTES)
+        unique = self._library.get_unique_id() if self.rank == 0 else bytes(_ID_BYTES)
         unique = host.broadcast(np.frombuffer(unique, np.uint8)).tobytes()
         self._nccl = self._library.NcclCommunicator(self.size, unique, self.rank)
         self._stream = self._xp.cuda.Stream(non_blocking=True)

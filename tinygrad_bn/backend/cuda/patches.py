@@ -32,7 +32,7 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     n, o, *counts = g.shape
     kernel = w.shape[2:]
     columns = plain(w).reshape(groups, o // groups, -1).transpose(0, 2, 1)  # gko
-    g = plain(g).reshape(n, groups, o // groups, -1)
+    g = plain(g).reshape(n, groups, o // groups, prod(counts))
     x = xp.empty(shape, g.dtype)
     for part in _parts(x, kernel, counts):
         _add_up(x[part], xp.matmul(columns, g[part]), kernel, tuple(counts), stride, padding, dilation)  # gko,ngol->ngkl
@@ -44,7 +44,7 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     xp, x = xp_of(x), plain(x)
     n, o, *counts = g.shape
     kernel = shape[2:]
-    g = plain(g).reshape(n, groups, o // groups, -1)
+    g = plain(g).reshape(n, groups, o // groups, prod(counts))
     w = xp.zeros(shape, g.dtype)
     rows = w.reshape(groups, o // groups, -1)  # gok
     for part in _parts(x, kernel, counts):

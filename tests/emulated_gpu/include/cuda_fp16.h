@@ -1,0 +1,1 @@
+// half is in device.h.
