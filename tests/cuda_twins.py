@@ -209,23 +209,23 @@ def follow(launch, running_mean, running_var, mean, var, channels, weight, corre
 
 
 def relu(launch, x, n, y):
-    launch.covers(n)
+    launch.covers(-(-n // 4))  # EACH
     y[...] = np.where(x < 0, x.dtype.type(0), x)
 
 
 def relu_backward(launch, g, y, n, dx):
-    launch.covers(n)
+    launch.covers(-(-n // 4))  # EACH
     dx[...] = g * (y > 0)
 
 
 def sigmoid(launch, x, n, y):
-    launch.covers(n)
+    launch.covers(-(-n // 4))  # EACH
     half = launch.number(0.5)
     y[...] = half * np.tanh(half * launch.wide(x)) + half
 
 
 def sigmoid_backward(launch, g, y, n, dx):
-    launch.covers(n)
+    launch.covers(-(-n // 4))  # EACH
     dx[...] = launch.wide(g) * launch.wide(y) * (1 - launch.wide(y))
 
 
@@ -247,7 +247,7 @@ class Windows(NamedTuple):
 
 
 def _windows(struct):
-    return Windows(*struct["numbers"][0].tolist())
+    return Windows(*struct.view(np.int32).tolist())
 
 
 def _spots(launch, planes, rows, columns):
@@ -403,14 +403,14 @@ def dropout(launch, x, n, scale, threshold, key, y):
 
 def _gradient(launch, table):
     """The gradient, read where the table says that its pieces lie; and where it belongs among the weights."""
-    t = table[0]
-    count, real = int(t["count"]), launch.types["Real"]
-    ends = [*t["starts"][1:count].tolist(), int(t["stop"])]
+    (count, stop), starts, addresses = np.split(table.view(np.int64), [2, 2 + 128])
+    starts, real = starts[:count].tolist(), launch.types["Real"]
+    ends = [*starts[1:], int(stop)]
     pieces = []
-    for start, end, address in zip(t["starts"][:count].tolist(), ends, t["addresses"][:count].tolist(), strict=True):
+    for start, end, address in zip(starts, ends, addresses[:count].tolist(), strict=True):
         memory = (ctypes.c_char * ((end - start) * real.itemsize)).from_address(address)
         pieces.append(np.frombuffer(memory, real))
-    at = slice(int(t["starts"][0]), int(t["stop"]))
+    at = slice(starts[0], int(stop))
     launch.covers(at.stop - at.start)
     return launch.wide(np.concatenate(pieces)), at
 
@@ -442,7 +442,7 @@ def adam(launch, weights, grads, mean, square, beta1, beta2, scale, root, eps, d
 
 
 def _grid(struct):
-    return struct["numbers"][0].tolist()
+    return struct.view(np.int32).tolist()
 
 
 def im2col(launch, x, grid, patches):

@@ -328,6 +328,7 @@ class ndarray:
 
     base = property(operator.attrgetter("_base"))
     flags = property(Flags)
+    _c_contiguous = property(lambda self: self._a.flags.c_contiguous)  # CuPy's own name, which saves the flags
     device = property(lambda self: Device(0))
     data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data, device=Device(0), device_id=0))
     T = property(lambda self: self if self.ndim < 2 else _view(self._a.T, self))

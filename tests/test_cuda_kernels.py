@@ -76,9 +76,9 @@ def test_sources_compile_and_spill_nothing(nvrtc, name, dtype, architecture):
 
 
 def test_the_compiler_notices(nvrtc):
-    broken = launch.source("elementwise").replace("Index i = element();", "Index j = element();", 1)
+    broken = launch.source("elementwise").replace("Index first = ", "Index i = ", 1)
     verdict, log = compiled(nvrtc, broken, [*launch.options("float32"), "--gpu-architecture=sm_80"])
-    assert verdict != 0 and 'identifier "i" is undefined' in log
+    assert verdict != 0 and 'identifier "first" is undefined' in log
 
 
 # ----- and do what the portable kernels do
@@ -358,18 +358,18 @@ def test_launches_are_checked():
     source = launch.source("elementwise")
     module = fake_cupy.RawModule(code=source, options=launch.options("float32"))
     relu = module.get_function("relu")
-    x, y = fake_cupy.zeros(300, "float32"), fake_cupy.zeros(300, "float32")
-    relu((2,), (256,), (x, 300, y))
+    x, y = fake_cupy.zeros(1300, "float32"), fake_cupy.zeros(1300, "float32")
+    relu((2,), (256,), (x, 1300, y))
     for wrong, error in [
-        (((2,), (128,), (x, 300, y)), ValueError),
-        (((0,), (256,), (x, 300, y)), ValueError),
-        (((2,), (256,), (x, 300.0, y)), TypeError),
-        (((2,), (256,), (x, np.int32(300), y)), TypeError),
-        (((2,), (256,), (x, 300)), TypeError),
-        (((2,), (256,), (x.astype("float64"), 300, y)), TypeError),
-        (((2,), (256,), (fake_cupy.zeros((20, 30), "float32").T, 600, y)), TypeError),
-        (((2,), (256,), (x._a, 300, y)), TypeError),
-        (((1,), (256,), (x, 300, y)), AssertionError),  # the twin: not a thread for each
+        (((2,), (128,), (x, 1300, y)), ValueError),
+        (((0,), (256,), (x, 1300, y)), ValueError),
+        (((2,), (256,), (x, 1300.0, y)), TypeError),
+        (((2,), (256,), (x, np.int32(1300), y)), TypeError),
+        (((2,), (256,), (x, 1300)), TypeError),
+        (((2,), (256,), (x.astype("float64"), 1300, y)), TypeError),
+        (((2,), (256,), (fake_cupy.zeros((20, 65), "float32").T, 1300, y)), TypeError),
+        (((2,), (256,), (x._a, 1300, y)), TypeError),
+        (((1,), (256,), (x, 1300, y)), AssertionError),  # the twin: not a thread for each
     ]:
         with pytest.raises(error):
             relu(*wrong)

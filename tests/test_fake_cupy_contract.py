@@ -568,6 +568,14 @@ def test_a_missing_name_says_who_lacks_it():
 # ------------------------------------------------------------------------------------------------------- random, cuda
 
 
+def test_what_tells_that_memory_has_no_gaps(cp):
+    x = cp.ones((3, 4))
+    assert [a._c_contiguous for a in (x, x.T, x[1:], x[:, 1:], x[:, :0])] == [True, False, True, False, True]
+    assert all(a._c_contiguous is a.flags.c_contiguous for a in (x, x.T, x[1:], x[:, 1:]))
+    y = type(x)((2, 3), np.dtype("float32"))
+    assert type(y) is cp.ndarray and y.shape == (2, 3) and y.dtype == "float32" and y.base is None
+
+
 def test_generator(cp):
     if emulated_gpu.installed():
         pytest.skip("the emulated GPU has no cuRAND")

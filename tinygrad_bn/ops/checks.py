@@ -101,6 +101,10 @@ def axes_of(name, ndim, axis, keepdims=False):
 
 def pair(name, what, value, least):
     """An int, or a pair of them, as a pair, none less than ``least``."""
+    if type(value) is tuple and len(value) == 2:  # as layers have it
+        one, other = value
+        if type(one) is type(other) is int and one >= least and other >= least:
+            return value
     both = (value, value) if is_int(value) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(both) != 2 or not all(is_int(v) and v >= least for v in both):
         raise ValueError(f"{name} expected {what} to be an int, or a pair of ints, of at least {least}, got {value!r}")

@@ -279,12 +279,15 @@ class Optimizer:
         return runs
 
     def _step_slice(self, block: _Block, slots: list[_Slot], options: dict[str, Any]) -> None:
-        part = slice(slots[0].start, slots[-1].stop)
         step = slots[0].steps + 1
         names = self.state_names if self._remembers(options) else ()
-        state = {name: block.state_of(name)[part] for name in names}
+        flat = [block.weights, block.grad, block.spare, *[block.state_of(name) for name in names]]
+        if len(slots) < len(block.slots):
+            part = slice(slots[0].start, slots[-1].stop)
+            flat = [a[part] for a in flat]
+        weights, grad, spare, *state = flat
         grads = [slot.param._grad._data for slot in slots]  # type: ignore[union-attr]
-        self._update(block.weights[part], grads, block.grad[part], block.spare[part], step, **state, **options)
+        self._update(weights, grads, grad, spare, step, **dict(zip(names, state, strict=True)), **options)
         after = (step if self.counts_steps else 1) if names else None
         if after is not None:
             for slot in slots:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .. import cuda_settings as settings
 from ..libraries import xp_of
 from ..portable import window_counts
-from .launch import plain
+from .launch import empty, plain
 
 _AT_LEAST, _BELOW = (1, 12), (1, 27)
 _ALIGNED = 16  # bytes: what a graph takes for granted of every pointer
@@ -53,9 +53,8 @@ def why_not(xp: Any) -> str:
     return _here(xp)[1]
 
 
-def serves(x: Any) -> bool:
-    """Whether cuDNN convolves arrays of this dtype, and is there."""
-    return x.dtype in ("float32", "float16") and _here(xp_of(x))[0] is not None
+_SERVED = {"f": "float32", "e": "float16"}
+_streams: dict[Any, int] = {}  # of each handle: to set it takes longer than to remember it
 
 
 class Plan(NamedTuple):
@@ -135,24 +134,30 @@ def _aligned(a):
 
 
 def _run(kind, first, second, shape, stride, padding, dilation):
-    """The result, or None where cuDNN knows no way or finds no memory."""
+    """The result; None where cuDNN is not there, does not take the dtype, knows no way, or finds no memory."""
+    dtype = _SERVED.get(first.dtype.char)
+    if dtype is None or not first.size:
+        return None
     xp = xp_of(first)
-    first, second, out = _aligned(first), _aligned(second), xp.empty(shape, first.dtype)
-    shapes = tuple(a.shape for a in (first, second, out))
     frontend = _here(xp)[0]
-    assert frontend is not None
-    how = stride, padding, dilation, settings.allow_tf32, settings.deterministic
-    plan = _plan(frontend, kind, shapes, first.dtype.name, *how)
+    if frontend is None:
+        return None
+    shapes = first.shape, second.shape, tuple(shape)
+    plan = _plan(frontend, kind, shapes, dtype, stride, padding, dilation, settings.allow_tf32, settings.deterministic)
     if plan is None:
         return None
+    first, second, out = _aligned(first), _aligned(second), empty(first, shape, dtype)
     cudnn, handle = frontend
-    cudnn.set_stream(handle=handle, stream=xp.cuda.get_current_stream().ptr)
+    stream = xp.cuda.get_current_stream().ptr
+    if _streams.get(handle) != stream:
+        cudnn.set_stream(handle=handle, stream=stream)
+        _streams[handle] = stream
     try:
-        workspace = xp.empty(max(1, plan.workspace), "uint8")
+        workspace = empty(first, max(1, plan.workspace), "uint8")
     except MemoryError:
         return None  # patches work in less
-    pointers = {t: a.data.ptr for t, a in zip(plan.tensors, (first, second, out), strict=True)}
-    plan.graph.execute(pointers, workspace.data.ptr, handle=handle)
+    one, other, result = plan.tensors
+    plan.graph.execute({one: first.data.ptr, other: second.data.ptr, result: out.data.ptr}, workspace.data.ptr, handle=handle)
     return out
 
 

@@ -1,21 +1,46 @@
-// Elementwise functions that take more than one pass in array code: a thread for each element.
+// Elementwise functions that take more than one pass in array code: a block for EACH * THREADS neighbours.
+
+const int EACH = 4;  // elements of a thread, THREADS apart, all read before one is written: so many reads are under way at once
+
+// out = f(a), or f(a, b), of each element.
+template <class F>
+__device__ void map(const Real* a, long long n, Real* out, F f) {
+    Index first = (Index)blockIdx.x * (EACH * THREADS) + threadIdx.x;
+    Wide value[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) value[k] = first + k * THREADS < n ? wide(a[first + k * THREADS]) : 0;
+#pragma unroll
+    for (int k = 0; k < EACH; ++k)
+        if (first + k * THREADS < n) out[first + k * THREADS] = real(f(value[k]));
+}
+
+template <class F>
+__device__ void map(const Real* a, const Real* b, long long n, Real* out, F f) {
+    Index first = (Index)blockIdx.x * (EACH * THREADS) + threadIdx.x;
+    Wide one[EACH], other[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) {
+        bool there = first + k * THREADS < n;
+        one[k] = there ? wide(a[first + k * THREADS]) : 0;
+        other[k] = there ? wide(b[first + k * THREADS]) : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < EACH; ++k)
+        if (first + k * THREADS < n) out[first + k * THREADS] = real(f(one[k], other[k]));
+}
 
 KERNEL relu(const Real* x, long long n, Real* y) {
-    Index i = element();
-    if (i < n) y[i] = wide(x[i]) < 0 ? real(0) : x[i];  // so that NaN stays
+    map(x, n, y, [](Wide x) { return x < 0 ? 0 : x; });  // so that NaN stays
 }
 
 KERNEL relu_backward(const Real* g, const Real* y, long long n, Real* dx) {
-    Index i = element();
-    if (i < n) dx[i] = real(wide(g[i]) * (wide(y[i]) > 0 ? 1 : 0));
+    map(g, y, n, dx, [](Wide g, Wide y) { return g * (y > 0 ? 1 : 0); });
 }
 
 KERNEL sigmoid(const Real* x, long long n, Real* y) {
-    Index i = element();
-    if (i < n) y[i] = real(Wide(0.5) * tanh(Wide(0.5) * wide(x[i])) + Wide(0.5));
+    map(x, n, y, [](Wide x) { return Wide(0.5) * tanh(Wide(0.5) * x) + Wide(0.5); });
 }
 
 KERNEL sigmoid_backward(const Real* g, const Real* y, long long n, Real* dx) {
-    Index i = element();
-    if (i < n) dx[i] = real(wide(g[i]) * wide(y[i]) * (1 - wide(y[i])));
+    map(g, y, n, dx, [](Wide g, Wide y) { return g * y * (1 - y); });
 }

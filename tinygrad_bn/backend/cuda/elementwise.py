@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from .. import portable
-from ..libraries import xp_of
-from .launch import fits, for_each, launch, plain
+from .launch import empty, fits, for_each, launch, plain
+
+_EACH = 4  # EACH in elementwise.cu
 
 
-def _each(name, otherwise, *arrays):
-    x = arrays[0]
-    if not fits(*arrays) or any(a.shape != x.shape for a in arrays):
-        return otherwise(*arrays)
-    out = xp_of(x).empty(x.shape, x.dtype)
-    launch("elementwise", name, for_each(x.size), x, *(plain(a) for a in arrays), x.size, out)
+def _grid(n):
+    return for_each(-(-n // _EACH))
+
+
+def _of_one(name, x):
+    """The kernel of that name, or the portable one, for each element of x."""
+    if not fits(x):
+        return getattr(portable, name)(x)
+    out, n = empty(x, x.shape, x.dtype), x.size
+    launch("elementwise", name, _grid(n), x, plain(x), n, out)
+    return out
+
+
+def _of_two(name, g, y):
+    if not fits(g, y) or g.shape != y.shape:
+        return getattr(portable, name)(g, y)
+    out, n = empty(g, g.shape, g.dtype), g.size
+    launch("elementwise", name, _grid(n), g, plain(g), plain(y), n, out)
     return out
 
 
 def relu(x):
     """portable.relu."""
-    return _each("relu", portable.relu, x)
+    return _of_one("relu", x)
 
 
 def relu_backward(g, y):
     """portable.relu_backward."""
-    return _each("relu_backward", portable.relu_backward, g, y)
+    return _of_two("relu_backward", g, y)
 
 
 def sigmoid(x):
     """portable.sigmoid."""
-    return _each("sigmoid", portable.sigmoid, x)
+    return _of_one("sigmoid", x)
 
 
 def sigmoid_backward(g, y):
     """portable.sigmoid_backward."""
-    return _each("sigmoid_backward", portable.sigmoid_backward, g, y)
+    return _of_two("sigmoid_backward", g, y)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .. import portable
-from ..libraries import xp_of
-from .launch import fits, launch, plain
+from .launch import empty, fits, launch, plain
 
 
 def _labels(labels):
@@ -16,7 +15,7 @@ def cross_entropy(x, labels, label_smoothing):
     if not fits(x):
         return portable.cross_entropy(x, labels, label_smoothing)
     n, classes = x.shape
-    losses = xp_of(x).empty(n, x.dtype)
+    losses = empty(x, n, x.dtype)
     launch("loss", "cross_entropy", (n,), x, plain(x), _labels(labels), classes, float(label_smoothing), losses)
     return losses
 
@@ -26,7 +25,7 @@ def cross_entropy_backward(g, x, labels, label_smoothing):
     if not fits(x, g):
         return portable.cross_entropy_backward(g, x, labels, label_smoothing)
     n, classes = x.shape
-    dx = xp_of(x).empty(x.shape, x.dtype)
+    dx = empty(x, x.shape, x.dtype)
     arrays = plain(g), plain(x), _labels(labels)
     launch("loss", "cross_entropy_backward", (n,), x, *arrays, classes, float(label_smoothing), dx)
     return dx

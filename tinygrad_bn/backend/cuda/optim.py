@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
 
 from .. import portable
-from .launch import FLOATS, for_each, launch, plain
+from .launch import FLOATS, for_each, launch, opaque, plain
 
 _PIECES = 128  # PIECES in optim.cu
-_GRADIENT = np.dtype([("count", "i8"), ("stop", "i8"), ("starts", "i8", (_PIECES,)), ("addresses", "u8", (_PIECES,))])
 
 
 def _fit(weights, grads):
     return weights.dtype in FLOATS and weights.size > 0 and all(g.dtype == weights.dtype for g in grads)
 
 
+@lru_cache(256)
+def _tables(sizes):
+    """For so many gradients of these sizes, _PIECES at a time: the struct Gradient without the addresses, and the grid."""
+    tables, start = [], 0
+    for first in range(0, len(sizes), _PIECES):
+        *starts, stop = accumulate(sizes[first : first + _PIECES], initial=start)
+        table = np.zeros(2 + 2 * _PIECES, np.int64)
+        table[:2] = len(starts), stop
+        table[2 : 2 + len(starts)] = starts
+        tables.append((table, for_each(stop - start) if stop > start else None))
+        start = stop
+    return tables
+
+
 def _run(kernel, weights, grads, *args):
     """Run the kernel for at most _PIECES gradients at a time. It keeps no gradient alive: who calls does."""
-    stop = 0
-    for first in range(0, len(grads), _PIECES):
-        some = [plain(g) for g in grads[first : first + _PIECES]]
-        table = np.zeros(1, _GRADIENT)
-        table["count"] = len(some)
-        start, ends = stop, list(accumulate((g.size for g in some), initial=stop))
-        table["starts"][0, : len(some)], stop = ends[:-1], ends[-1]
-        table["addresses"][0, : len(some)] = [g.data.ptr for g in some]
-        table["stop"] = stop
-        if stop > start:
-            launch("optim", kernel, for_each(stop - start), weights, weights, table, *args)
+    grads = [plain(g) for g in grads]
+    first = 0
+    for numbers, grid in _tables(tuple([g.size for g in grads])):
+        some = grads[first : first + _PIECES]
+        first += _PIECES
+        if grid is not None:
+            table = numbers.copy()
+            table[2 + _PIECES : 2 + _PIECES + len(some)] = [g.data.ptr for g in some]
+            launch("optim", kernel, grid, weights, weights, opaque(table), *args)
 
 
 def sgd(weights, grads, grad, spare, buffer, first, lr, momentum, dampening, weight_decay, nesterov):

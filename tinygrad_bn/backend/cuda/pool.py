@@ -6,8 +6,7 @@ from functools import lru_cache
 from math import prod
 
 from .. import portable
-from ..libraries import xp_of
-from .launch import fits, for_each, launch, plain, struct
+from .launch import empty, fits, for_each, launch, plain, struct
 
 
 @lru_cache(1024)
@@ -26,8 +25,9 @@ def max_pool2d(x, kernel, stride, padding):
     counts = portable.window_counts(x.shape, kernel, stride, padding)
     if not fits(x) or 0 in counts:
         return portable.max_pool2d(x, kernel, stride, padding)
-    xp, (dtype, defines) = xp_of(x), _place(kernel)
-    y, place = xp.empty((*x.shape[:2], *counts), x.dtype), xp.empty((*x.shape[:2], *counts), dtype)
+    dtype, defines = _place(kernel)
+    shape = *x.shape[:2], *counts
+    y, place = empty(x, shape, x.dtype), empty(x, shape, dtype)
     windows = _windows(x.shape, counts, kernel, stride, padding)
     launch("pool", "max_pool2d", for_each(y.size), x, plain(x), windows, y, place, defines=defines)
     return y, place
@@ -37,7 +37,7 @@ def max_pool2d_scatter(g, place, shape, kernel, stride, padding):
     """portable.max_pool2d_scatter."""
     if not fits(g):
         return portable.max_pool2d_scatter(g, place, shape, kernel, stride, padding)
-    dx = xp_of(g).empty(shape, g.dtype)
+    dx = empty(g, shape, g.dtype)
     windows = _windows(shape, g.shape[2:], kernel, stride, padding)
     launch("pool", "max_pool2d_scatter", for_each(dx.size), dx, plain(g), plain(place), windows, dx, defines=_place(kernel)[1])
     return dx
@@ -47,7 +47,7 @@ def max_pool2d_gather(x, place, kernel, stride, padding):
     """portable.max_pool2d_gather."""
     if not fits(x) or place.size == 0:
         return portable.max_pool2d_gather(x, place, kernel, stride, padding)
-    y = xp_of(x).empty(place.shape, x.dtype)
+    y = empty(x, place.shape, x.dtype)
     windows = _windows(x.shape, place.shape[2:], kernel, stride, padding)
     launch("pool", "max_pool2d_gather", for_each(y.size), x, plain(x), plain(place), windows, y, defines=_place(kernel)[1])
     return y
@@ -58,7 +58,7 @@ def avg_pool2d(x, kernel, stride, padding):
     counts = portable.window_counts(x.shape, kernel, stride, padding)
     if not fits(x) or 0 in counts:
         return portable.avg_pool2d(x, kernel, stride, padding)
-    y = xp_of(x).empty((*x.shape[:2], *counts), x.dtype)
+    y = empty(x, (*x.shape[:2], *counts), x.dtype)
     windows = _windows(x.shape, counts, kernel, stride, padding)
     launch("pool", "avg_pool2d", for_each(y.size), x, plain(x), windows, y, defines=_place(kernel)[1])
     return y
@@ -68,7 +68,7 @@ def avg_pool2d_spread(g, shape, kernel, stride, padding):
     """portable.avg_pool2d_spread."""
     if not fits(g):
         return portable.avg_pool2d_spread(g, shape, kernel, stride, padding)
-    dx = xp_of(g).empty(shape, g.dtype)
+    dx = empty(g, shape, g.dtype)
     windows = _windows(shape, g.shape[2:], kernel, stride, padding)
     launch("pool", "avg_pool2d_spread", for_each(dx.size), dx, plain(g), windows, dx, defines=_place(kernel)[1])
     return dx
