@@ -466,3 +466,22 @@ def col2im(launch, patches, grid, x):
             v = patches[plane, a, b, np.clip(i, 0, oh - 1), np.clip(j, 0, ow - 1)]
             total = np.where(inside, total + v, total)
     x.reshape(-1)[...] = total
+
+
+# ----- reduce.cu
+
+
+def mean_all(launch, x, n, y):
+    assert (launch.x, launch.y) == (1, 1)
+    padded = np.zeros(-(-n // THREADS) * THREADS)
+    padded[:n] = launch.wide(x).ravel()
+    threads = padded.reshape(-1, THREADS)
+    mine = np.zeros(THREADS)
+    for row in threads:
+        mine = mine + row
+    y[...] = over_block((mine,), added)[0] / n
+
+
+def spread(launch, g, n, count, out):
+    launch.covers(n)
+    out[...] = launch.wide(g) / launch.number(count)

@@ -72,6 +72,25 @@ def einsum(subscripts, operands):
     return _xp(operands[0]).einsum(subscripts, *operands, optimize=len(operands) > 1)
 
 
+def mean_all(x):
+    """The mean of all elements, of a floating array that has some."""
+    return x.sum(axis=tuple(range(x.ndim))) / x.size
+
+
+def spread(g, shape, count):
+    """An array of that shape, full of g / count, for a g of shape ()."""
+    out = _xp(g).empty(shape, g.dtype)
+    out[...] = g / count
+    return out
+
+
+def one(like):
+    """1 in the shape and dtype of an array of one element."""
+    out = like.copy()
+    out.fill(1)
+    return out
+
+
 def sum_pixels(x):
     """(N, C, H, W) -> (C,): the sum over samples and pixels."""
     return x.sum(axis=(0, 2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..backend import xp_of
+from ..backend import kernels_of, xp_of
 from ..core import broadcast_to, primitive
 from .checks import axes_of, need_elements, need_int, one_axis
 from .elementwise import cast_like, exp
@@ -45,12 +45,12 @@ def sum(x, *, axis=None, keepdims=False):
 @primitive
 def mean(x, *, axis=None, keepdims=False):
     """The mean over ``axis``; an empty one raises ValueError."""
-    if axis is None and keepdims is False and x.size:  # (the mean of a loss)
-        axes = tuple(range(x.ndim))
-    else:
-        axes = axes_of("mean", x.ndim, axis, keepdims)
-        need_elements("mean", x, axes)
-    if x.dtype.kind != "f" or x.dtype.itemsize < 4:
+    narrow = x.dtype.kind != "f" or x.dtype.itemsize < 4
+    if axis is None and keepdims is False and x.size and not narrow:  # (the mean of a loss)
+        return kernels_of(x).mean_all(x)
+    axes = axes_of("mean", x.ndim, axis, keepdims)
+    need_elements("mean", x, axes)
+    if narrow:
         return x.mean(axis=axes, keepdims=keepdims)
     return x.sum(axis=axes, keepdims=keepdims) / prod(x.shape[a] for a in axes)  # the same, without NumPy's way to it
 
@@ -131,7 +131,10 @@ def _(g, _out, _x, *, axis, keepdims):
 
 @mean.fused_vjp
 def _(g, _out, _x, *, axis, keepdims):
-    return (_spread_array(g / _elements_each(_x.shape, g.shape), _x.shape, axis),)
+    n = _elements_each(_x.shape, g.shape)
+    if not g.ndim and prod(_x.shape) <= _SMALL:
+        return (kernels_of(g).spread(g, _x.shape, n),)
+    return (_spread_array(g / n, _x.shape, axis),)
 
 
 @var.vjp
