@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from .. import cuda_settings as settings
 from ..libraries import xp_of
-from ..portable import window_counts
-from .launch import empty, plain
+from .launch import counts, empty, plain
 
 _AT_LEAST, _BELOW = (1, 12), (1, 27)
 _ALIGNED = 16  # bytes: what a graph takes for granted of every pointer
@@ -163,7 +162,7 @@ def _run(kind, first, second, shape, stride, padding, dilation):
 
 def conv2d(x, w, b, stride, padding, dilation, groups):
     """portable.conv2d."""
-    shape = (x.shape[0], w.shape[0], *window_counts(x.shape, w.shape[2:], stride, padding, dilation))
+    shape = (x.shape[0], w.shape[0], *counts(x.shape, w.shape[2:], stride, padding, dilation))
     y = _run("conv_fprop", x, w, shape, stride, padding, dilation)
     if b is not None and y is not None:
         y += b.reshape(1, -1, 1, 1)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..libraries import xp_of
+from ..portable import window_counts
 
 THREADS = 256  # of a block: THREADS in common.cuh
 FLOATS = frozenset(map(np.dtype, ("float16", "float32", "float64")))  # what kernels are compiled for
@@ -51,6 +52,9 @@ def launch(name: str, kernel: str, grid: tuple[int, ...], like: Any, *args: Any,
     if like.size >= _LARGE:
         defines = (*defines, "LARGE=1")
     _kernel(xp_of(like), name, kernel, like.dtype, defines)(grid, (THREADS,), args)
+
+
+counts = lru_cache(1024)(window_counts)  # of windows: portable.window_counts, remembered
 
 
 def for_each(n: int) -> tuple[int]:

@@ -6,13 +6,13 @@ from functools import lru_cache
 from math import prod
 
 from .. import portable
-from .launch import empty, fits, for_each, launch, plain, struct
+from .launch import counts, empty, fits, for_each, launch, plain, struct
 
 
 @lru_cache(1024)
-def _windows(shape, counts, kernel, stride, padding):
+def _windows(shape, sizes, kernel, stride, padding):
     n, c, h, w = shape
-    return struct(n * c, h, w, *counts, *kernel, *stride, *padding)
+    return struct(n * c, h, w, *sizes, *kernel, *stride, *padding)
 
 
 def _place(kernel):
@@ -22,13 +22,13 @@ def _place(kernel):
 
 def max_pool2d(x, kernel, stride, padding):
     """portable.max_pool2d."""
-    counts = portable.window_counts(x.shape, kernel, stride, padding)
-    if not fits(x) or 0 in counts:
+    sizes = counts(x.shape, kernel, stride, padding)
+    if not fits(x) or 0 in sizes:
         return portable.max_pool2d(x, kernel, stride, padding)
     dtype, defines = _place(kernel)
-    shape = *x.shape[:2], *counts
+    shape = *x.shape[:2], *sizes
     y, place = empty(x, shape, x.dtype), empty(x, shape, dtype)
-    windows = _windows(x.shape, counts, kernel, stride, padding)
+    windows = _windows(x.shape, sizes, kernel, stride, padding)
     launch("pool", "max_pool2d", for_each(y.size), x, plain(x), windows, y, place, defines=defines)
     return y, place
 
@@ -55,11 +55,11 @@ def max_pool2d_gather(x, place, kernel, stride, padding):
 
 def avg_pool2d(x, kernel, stride, padding):
     """portable.avg_pool2d."""
-    counts = portable.window_counts(x.shape, kernel, stride, padding)
-    if not fits(x) or 0 in counts:
+    sizes = counts(x.shape, kernel, stride, padding)
+    if not fits(x) or 0 in sizes:
         return portable.avg_pool2d(x, kernel, stride, padding)
-    y = empty(x, (*x.shape[:2], *counts), x.dtype)
-    windows = _windows(x.shape, counts, kernel, stride, padding)
+    y = empty(x, (*x.shape[:2], *sizes), x.dtype)
+    windows = _windows(x.shape, sizes, kernel, stride, padding)
     launch("pool", "avg_pool2d", for_each(y.size), x, plain(x), windows, y, defines=_place(kernel)[1])
     return y
 
