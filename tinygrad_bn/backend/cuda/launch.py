@@ -13,7 +13,7 @@ from ..libraries import xp_of
 THREADS = 256  # of a block: THREADS in common.cuh
 FLOATS = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")  # what kernels are compiled for
 _LARGE = 1 << 31  # elements, which 32 bits do not count
-SOURCES = "conv", "elementwise", "loss", "norm", "optim", "philox", "pool"
+SOURCES = "conv", "elementwise", "loss", "norm", "optim", "philox", "pool", "sums"
 
 
 @lru_cache
