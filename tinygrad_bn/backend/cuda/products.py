@@ -34,9 +34,9 @@ def _types(xp: Any, stored: np.dtype, result: np.dtype, allow_tf32: bool) -> _Ty
     compute = cublas.CUBLAS_COMPUTE_64F if wide == "float64" else cublas.CUBLAS_COMPUTE_32F
     if allow_tf32 and stored == "float32" and int(xp.cuda.Device().compute_capability) >= 80:
         compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-    kinds = [getattr(xp.cuda.runtime, names[dtype.name]) for dtype in (stored, result)]
+    of_factors, of_result = (getattr(xp.cuda.runtime, names[dtype.name]) for dtype in (stored, result))
     zero = _FACTORS[wide].ctypes.data
-    return _Types(*kinds, compute, zero, zero + _FACTORS[wide].itemsize)
+    return _Types(of_factors, of_result, compute, zero, zero + _FACTORS[wide].itemsize)
 
 
 class _Stack(NamedTuple):
@@ -61,8 +61,8 @@ def _stack(x: Any) -> _Stack:
 def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
     """out = a @ b for stacks of matrices (p, q, rows, columns); or += with ``add``. One may serve for all along p, or along q.
 
-    In each matrix the elements of a row lie side by side, or those of a column, but not so in ``out``; else strides are free. What
-    is summed over is not empty. float16 is summed in float32, and ``out`` may be float32 then. cuBLAS is called once if p or q
+    In each matrix the elements of a row lie side by side, or those of a column, but not so in ``out``; else strides are free.
+    What is summed over is not empty. float16 is summed in float32, and ``out`` may be float32 then. cuBLAS is called once if p or q
     is 1, else once for each along the shorter. Sizes from 2^31 on it does not know, and OverflowError says so.
     """
     if not out.size:
