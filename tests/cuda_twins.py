@@ -473,6 +473,7 @@ def col2im(launch, patches, grid, x):
 
 def sum_parts(launch, x, values, channels, size, span, width, parts, y):
     lanes = THREADS // width
+    assert (width == 1) == (size > 1 or channels == 1)  # neighbours read neighbours
     assert (launch.x - 1) * width < channels <= launch.x * width and (launch.y - 1) * span < values <= launch.y * span
     assert span % (lanes * CHUNK) == 0 and (launch.y == 1) == (parts is None)
     flat = launch.wide(x).reshape(-1, channels, size).transpose(1, 0, 2).reshape(channels, values)

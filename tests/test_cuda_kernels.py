@@ -387,6 +387,7 @@ def test_convolution_of_nothing(side):
     compare(side, "conv2d", x, w, np.ones(3), one, none, one, 1, dtype="float64")
     compare(side, "conv2d_input", g, w, x.shape, one, none, one, 1, dtype="float64")
     compare(side, "conv2d_weight", g, x, w.shape, one, none, one, 1, dtype="float64")
+    compare(side, "conv2d_input", np.ones((2, 3, 1, 4)), w[:, :, :2, :1], (2, 2, 0, 4), one, (1, 0), one, 1, dtype="float64")
     no_windows = np.zeros((2, 3, 0, 3))  # of which a transposed convolution makes images of two rows
     (dx, _), (dw, _) = (
         side.run(kernel, no_windows, *args, one, none, one, 1)
@@ -445,6 +446,13 @@ def test_products(side, rng, case):
         for add in (False, True):
             products.multiply(lie(a, a_by_columns), lie(b, b_by_columns), out, add)
             agree((side.back(out),), ((expected * (1 + add)).astype(result),), dtype, scale=2)
+
+
+def test_a_product_with_a_column_that_has_gaps(side):
+    base = np.arange(24.0).reshape(1, 1, 4, 6)
+    out, b = side.there(np.ones((1, 1, 3, 5))), np.arange(5.0).reshape(1, 1, 1, 5)
+    products.multiply(side.there(base).swapaxes(2, 3)[:, :, ::2, :1], side.there(b), out)
+    assert (side.back(out) == base[:, :, 0, ::2].reshape(1, 1, 3, 1) * b).all()
 
 
 @pytest.mark.parametrize(("p", "q", "calls"), [(1, 9, 1), (9, 1, 1), (2, 9, 2), (9, 3, 3)])

@@ -43,13 +43,11 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     """portable.conv2d_input."""
     xp = xp_of(g)
     n, o, *counts = g.shape
-    if not g.size or not prod(shape):
-        return xp.zeros(shape, g.dtype)
     kernel = w.shape[2:]
     columns = plain(w).reshape(groups, 1, o // groups, -1).swapaxes(2, 3)  # g1ko
     g = plain(g).reshape(n, groups, o // groups, prod(counts))
     x = xp.empty(shape, g.dtype)
-    for part in _parts(n, shape[1] * prod(kernel) * prod(counts) * g.itemsize):
+    for part in _parts(n if x.size else 0, shape[1] * prod(kernel) * prod(counts) * g.itemsize):
         images, gradient = x[part], g[part].swapaxes(0, 1)
         if _is_pointwise(shape, kernel, counts, stride):
             multiply(columns, gradient, _by_samples(images, groups).swapaxes(1, 2))  # g1ko,gnol->gnkl

@@ -51,19 +51,19 @@ class _Stack(NamedTuple):
 
 def _stack(x: Any) -> _Stack:
     outer, inner, down, right = x.strides
-    size, (p, q, rows, columns) = x.itemsize, x.shape
+    size, (p, q, _, columns) = x.itemsize, x.shape
     outer, inner = outer if p > 1 else 0, inner // size if q > 1 else 0
     if right == size or columns == 1:
         return _Stack(0, max(down // size, columns), outer, inner)
-    return _Stack(1, max(right // size, rows), outer, inner)
+    return _Stack(1, right // size, outer, inner)
 
 
 def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
     """out = a @ b for stacks of matrices (p, q, rows, columns); or += with ``add``. One may serve for all along p, or along q.
 
     In each matrix the elements of a row lie side by side, or those of a column, but not so in ``out``; else strides are free.
-    What is summed over is not empty. float16 is summed in float32, and ``out`` may be float32 then. cuBLAS is called once if p or q
-    is 1, else once for each along the shorter. Sizes from 2^31 on it does not know, and OverflowError says so.
+    What is summed over is not empty. float16 is summed in float32, and ``out`` may be float32 then. cuBLAS is called once if p
+    or q is 1, else once for each along the shorter. Sizes from 2^31 on it does not know, and OverflowError says so.
     """
     if not out.size:
         return
