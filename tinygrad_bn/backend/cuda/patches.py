@@ -60,7 +60,7 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
 
 
 def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
-    """portable.conv2d_weight. The sums are of float32 at least until the last part is added."""
+    """portable.conv2d_weight. Sums over all pixels are no halves before the last part is added."""
     xp, x = xp_of(x), plain(x)
     n, o, *counts = g.shape
     if not g.size:
