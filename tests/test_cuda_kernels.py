@@ -402,6 +402,7 @@ def test_an_image_larger_than_its_1x1_windows_need(side, rng):
     """As a transposed convolution with an output_padding makes it."""
     g, w = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((3, 2, 1, 1))
     compare(side, "conv2d_input", g, w, (2, 2, 5, 4), (1, 1), (0, 0), (2, 1), 1, dtype="float64")
+    compare(side, "conv2d_input", g, w, (2, 2, 4, 4), (1, 1), (1, 0), (3, 1), 1, dtype="float64")  # as large, but moved
 
 
 def test_a_half_is_no_place_for_a_sum_on_its_way(side, monkeypatch):

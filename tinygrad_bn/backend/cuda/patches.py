@@ -28,7 +28,7 @@ def conv2d(x, w, b, stride, padding, dilation, groups):
     rows = plain(w).reshape(groups, 1, o // groups, -1)  # g1ok
     y = xp.empty((n, groups, o // groups, prod(counts)), x.dtype)
     for part in _parts(n if y.size else 0, x.shape[1] * prod(kernel) * prod(counts) * x.itemsize):
-        if _is_pointwise(x.shape, kernel, counts, stride):
+        if _is_pointwise(x.shape, kernel, counts, stride, padding):
             patches = _by_samples(x[part], groups)
         else:
             patches = _patches(x[part], kernel, counts, stride, padding, dilation, groups)
@@ -49,7 +49,7 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     x = xp.empty(shape, g.dtype)
     for part in _parts(n if x.size else 0, shape[1] * prod(kernel) * prod(counts) * g.itemsize):
         images, gradient = x[part], g[part].swapaxes(0, 1)
-        if _is_pointwise(shape, kernel, counts, stride):
+        if _is_pointwise(shape, kernel, counts, stride, padding):
             multiply(columns, gradient, _by_samples(images, groups).swapaxes(1, 2))  # g1ko,gnol->gnkl
             continue
         patches = xp.empty((groups, columns.shape[2], len(images), prod(counts)), g.dtype)  # gknl
@@ -80,9 +80,9 @@ def _parts(n, nbytes):
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
-def _is_pointwise(shape, kernel, counts, stride):
+def _is_pointwise(shape, kernel, counts, stride, padding):
     """Whether the patches are the pixels themselves."""
-    return kernel == stride == (1, 1) and tuple(counts) == tuple(shape[2:])
+    return kernel == stride == (1, 1) and padding == (0, 0) and tuple(counts) == tuple(shape[2:])
 
 
 def _by_samples(x, groups):
