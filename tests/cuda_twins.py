@@ -447,23 +447,23 @@ def _grid(struct):
 
 def im2col(launch, x, grid, patches):
     n, c, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw = _grid(grid)
-    launch.covers(n * c * kh * kw * oh * ow)
-    plane, a, b, i, j = np.ogrid[: n * c, :kh, :kw, :oh, :ow]
+    launch.covers(n * c * oh * ow)
+    c_, a, b, n_, i, j = np.ogrid[:c, :kh, :kw, :n, :oh, :ow]
     x = x.reshape(n * c, h, w)
-    patches.reshape(-1)[...] = _reach(x, plane, i * sh - ph + a * dh, j * sw - pw + b * dw, 0)[0].reshape(-1)
+    patches.reshape(-1)[...] = _reach(x, n_ * c + c_, i * sh - ph + a * dh, j * sw - pw + b * dw, 0)[0].reshape(-1)
 
 
 def col2im(launch, patches, grid, x):
     n, c, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw = _grid(grid)
     plane, y, z = _spots(launch, n * c, h, w)
-    patches = launch.wide(patches).reshape(n * c, kh, kw, oh, ow)
+    patches = launch.wide(patches).reshape(c, kh, kw, n, oh, ow)
     total = np.zeros(plane.shape, patches.dtype)
-    for a in range(kh):
-        for b in range(kw):
-            down, right = y + ph - a * dh, z + pw - b * dw
-            i, j = down // sh, right // sw
-            inside = (down >= 0) & (down % sh == 0) & (i < oh) & (right >= 0) & (right % sw == 0) & (j < ow)
-            v = patches[plane, a, b, np.clip(i, 0, oh - 1), np.clip(j, 0, ow - 1)]
+    for i in range(oh):
+        for j in range(ow):
+            down, right = y + ph - i * sh, z + pw - j * sw
+            a, b = down // dh, right // dw
+            inside = (down >= 0) & (down % dh == 0) & (a < kh) & (right >= 0) & (right % dw == 0) & (b < kw)
+            v = patches[plane % c, np.clip(a, 0, kh - 1), np.clip(b, 0, kw - 1), plane // c, i, j]
             total = np.where(inside, total + v, total)
     x.reshape(-1)[...] = total
 
@@ -485,3 +485,36 @@ def mean_all(launch, x, n, y):
 def spread(launch, g, n, count, out):
     launch.covers(n)
     out[...] = launch.wide(g) / launch.number(count)
+
+
+# ----- sums.cu
+
+
+def sum_parts(launch, x, values, channels, size, span, width, parts, y):
+    lanes = THREADS // width
+    assert (width == 1) == (size > 1 or channels == 1)  # neighbours read neighbours
+    assert (launch.x - 1) * width < channels <= launch.x * width and (launch.y - 1) * span < values <= launch.y * span
+    assert span % (lanes * CHUNK) == 0 and (launch.y == 1) == (parts is None)
+    flat = launch.wide(x).reshape(-1, channels, size).transpose(1, 0, 2).reshape(channels, values)
+    taken = np.pad(flat, ((0, 0), (0, launch.y * span - values))).reshape(channels, launch.y, -1, CHUNK, lanes)
+    mine = np.zeros((channels, launch.y, lanes))
+    for chunk in range(taken.shape[2]):
+        total = np.zeros(mine.shape, taken.dtype)
+        for k in range(CHUNK):
+            total = total + taken[:, :, chunk, k]
+        mine = mine + total
+    while mine.shape[2] > 1:
+        half = mine.shape[2] // 2
+        mine = mine[..., :half] + mine[..., half:]
+    if parts is None:
+        y[...] = launch.wide(mine[:, 0, 0])
+    else:
+        parts[...] = mine[..., 0].T
+
+
+def join_parts(launch, parts, count, channels, y):
+    launch.covers(channels)
+    total = np.zeros(channels)
+    for p in range(count):
+        total = total + parts[p]
+    y[...] = launch.wide(total)

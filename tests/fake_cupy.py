@@ -19,6 +19,7 @@ copies to the device, ``implicit_uploads`` those hidden in index keys and assign
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import operator
 import sys
@@ -904,6 +905,53 @@ class Event(Stream):
         pass
 
 
+_STORED = {0: np.float32, 1: np.float64, 2: np.float16}
+_COMPUTED = {68: np.float32, 70: np.float64, 77: np.float32}  # CUBLAS_COMPUTE_32F, _64F, and _32F_FAST_TF32
+
+
+def _matrices(pointer: int, kind: int, lead: int, step: int, count: int, rows: int, columns: int, by_rows: int) -> np.ndarray:
+    """(count, rows, columns) in memory, where the columns of each, or else its rows, lie one after another."""
+    dtype, (length, lines) = np.dtype(_STORED[kind]), (columns, rows) if by_rows else (rows, columns)
+    if lead < max(1, length):
+        raise ValueError(f"CUBLAS_STATUS_INVALID_VALUE: lines of {length} that are {lead} apart")
+    size = (count - 1) * step + (lines - 1) * lead + length
+    flat = np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(pointer), dtype)
+    strides = [dtype.itemsize * s for s in (step, lead if by_rows else 1, 1 if by_rows else lead)]
+    return np.lib.stride_tricks.as_strided(flat, (count, rows, columns), strides)
+
+
+def _tf32(x: np.ndarray) -> np.ndarray:
+    return (x.view(np.uint32) & 0xFFFFE000).view(np.float32)
+
+
+def gemmStridedBatchedEx(  # noqa: N802 (its name there)
+    handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc, strideC,
+    batchCount, computeType, algo,
+):  # fmt: skip
+    """``cupy.cuda.cublas.gemmStridedBatchedEx``, of matrices by columns. Nothing may be empty; no result may meet another."""
+    if not all(type(v) is int for v in locals().values()) or not {transa, transb} <= {0, 1}:
+        raise TypeError(f"{locals()}")
+    if max(m, n, k, lda, ldb, ldc, batchCount) >= 1 << 31:
+        raise OverflowError("value too large to convert to int")
+    wide = _COMPUTED[computeType]
+    kinds = Atype, Btype, Ctype
+    allowed = {68: [(0, 0, 0), (2, 2, 2), (2, 2, 0)], 77: [(0, 0, 0)], 70: [(1, 1, 1)]}[computeType]
+    if kinds not in allowed or min(m, n, k, batchCount) < 1 or batchCount > 65535 or (handle, algo) != (1, -1):
+        raise ValueError(f"CUBLAS_STATUS_NOT_SUPPORTED: {locals()}")
+    if batchCount > 1 and not (strideC >= n * ldc or m <= strideC and batchCount * strideC <= ldc):
+        raise ValueError("fake_cupy: results in one place, which on a GPU is a data race")
+    a, b = (
+        np.ascontiguousarray(_matrices(*where, batchCount, *shape, by_rows), wide)
+        for where, shape, by_rows in (((A, Atype, lda, strideA), (m, k), transa), ((B, Btype, ldb, strideB), (k, n), transb))
+    )
+    if computeType == 77:
+        a, b = _tf32(a), _tf32(b)
+    alpha, beta = (wide(np.ctypeslib.as_ctypes_type(wide).from_address(p).value) for p in (alpha, beta))
+    c = _matrices(C, Ctype, ldc, strideC, batchCount, m, n, 0)
+    with _quiet():
+        c[...] = alpha * (a @ b) + (beta * c.astype(wide) if beta else 0)  # (what is times 0 is not read)
+
+
 class Generator:
     """``cupy.random.Generator``: few distributions, and for the same seed other numbers than NumPy's."""
 
@@ -952,10 +1000,16 @@ runtime = _submodule(
     "cuda.runtime", CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDevice=lambda: 0, is_hip=False,
     setDevice=lambda device: Device(device).use(), deviceSynchronize=Device().synchronize,
     driverGetVersion=lambda: 12090, runtimeGetVersion=lambda: 12090,
+    CUDA_R_32F=0, CUDA_R_64F=1, CUDA_R_16F=2,
     getDeviceProperties=lambda device: {"name": b"fake_cupy", "totalGlobalMem": 0, "multiProcessorCount": 1},
 )  # fmt: skip
+cublas = _submodule(
+    "cuda.cublas", gemmStridedBatchedEx=gemmStridedBatchedEx, CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
+    CUBLAS_COMPUTE_64F=70, CUBLAS_GEMM_DEFAULT=-1, CUBLAS_OP_N=0, CUBLAS_OP_T=1,
+)  # fmt: skip
 cuda = _submodule(
-    "cuda", Device=Device, Event=Event, Stream=Stream, runtime=runtime, alloc_pinned_memory=bytearray,
+    "cuda", Device=Device, Event=Event, Stream=Stream, runtime=runtime, alloc_pinned_memory=bytearray, cublas=cublas,
+    get_cublas_handle=lambda: 1,
     is_available=_API["is_available"], get_device_id=lambda: 0, get_current_stream=lambda device_id=-1: Stream.null,
     get_elapsed_time=lambda start_event, end_event: 0.0,
 )  # fmt: skip

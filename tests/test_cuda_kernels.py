@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import tinygrad_bn as tg
 from tinygrad_bn import backend
 from tinygrad_bn.backend import cuda, portable
-from tinygrad_bn.backend.cuda import launch
+from tinygrad_bn.backend.cuda import launch, patches, products
 
 DTYPES = ["float16", "float32", "float64"]
 TOLERANCE = {"float16": 2e-3, "float32": 3e-6, "float64": 1e-13}
@@ -373,6 +373,159 @@ def test_convolution(side, drawn, seed):
     g = rng.standard_normal(y.shape)
     compare(side, "conv2d_input", g, weight, x.shape, *how, dtype="float64", scale=10)
     compare(side, "conv2d_weight", g, x, weight.shape, *how, dtype="float64", scale=10)
+
+
+CONVOLUTIONS = {
+    # n, c, h, w; o; kernel, stride, padding, dilation, groups
+    "plain": ((3, 4, 9, 8), 6, ((3, 3), (1, 1), (1, 1), (1, 1), 1)),
+    "uneven": ((2, 6, 9, 10), 9, ((3, 2), (2, 3), (2, 1), (2, 1), 3)),
+    "dilated": ((5, 4, 8, 9), 4, ((3, 3), (1, 2), (1, 0), (2, 3), 2)),
+    "depthwise": ((3, 8, 6, 6), 8, ((3, 3), (1, 1), (1, 1), (1, 1), 8)),
+    "1x1": ((4, 6, 5, 6), 8, ((1, 1), (1, 1), (0, 0), (1, 1), 2)),
+    "1x1 with gaps": ((3, 2, 5, 5), 4, ((1, 1), (2, 2), (0, 0), (1, 1), 1)),
+    "1x1 with a margin": ((3, 2, 5, 5), 4, ((1, 1), (1, 1), (1, 0), (1, 1), 1)),
+    "one window": ((3, 2, 5, 4), 4, ((5, 4), (1, 1), (0, 0), (1, 1), 1)),
+    "one of all": ((1, 1, 1, 1), 1, ((1, 1), (1, 1), (0, 0), (1, 1), 1)),
+}
+
+
+@pytest.mark.parametrize("nbytes", [1 << 27, 3000, 1], ids=["in one", "in parts", "each sample"])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_by_patches(side, rng, monkeypatch, case, nbytes):
+    monkeypatch.setattr(patches, "_PATCH_BYTES", nbytes)
+    shape, o, (kernel, *how) = CONVOLUTIONS[case]
+    for dtype in DTYPES:
+        x, w, b = (rng.standard_normal(s).astype(dtype) for s in (shape, (o, shape[1] // how[3], *kernel), o))
+        g = rng.standard_normal(portable.conv2d(x, w, b, *how).shape).astype(dtype)
+        for name, *args in (("conv2d", x, w, b), ("conv2d_input", g, w, shape), ("conv2d_weight", g, x, w.shape)):
+            got, mine = side.run(getattr(patches, name), *args, *how)
+            exact = getattr(portable, name)(*[a.astype(float) if isinstance(a, np.ndarray) else a for a in args], *how)
+            agree((got,), (exact.astype(dtype),), dtype, size=1)
+            assert all(np.array_equal(a, c) for a, c in zip(args, mine, strict=False) if a is not None)  # no input is changed
+
+
+def test_convolution_of_nothing(side):
+    one, none = (1, 1), (0, 0)
+    x, w = np.zeros((0, 2, 5, 5)), np.ones((3, 2, 3, 3))
+    g = np.zeros((0, 3, 3, 3))
+    compare(side, "conv2d", x, w, np.ones(3), one, none, one, 1, dtype="float64")
+    compare(side, "conv2d_input", g, w, x.shape, one, none, one, 1, dtype="float64")
+    compare(side, "conv2d_weight", g, x, w.shape, one, none, one, 1, dtype="float64")
+    compare(side, "conv2d_input", np.ones((2, 3, 1, 4)), w[:, :, :2, :1], (2, 2, 0, 4), one, (1, 0), one, 1, dtype="float64")
+    no_windows = np.zeros((2, 3, 0, 3))  # of which a transposed convolution makes images of two rows
+    (dx, _), (dw, _) = (
+        side.run(kernel, no_windows, *args, one, none, one, 1)
+        for kernel, *args in ((patches.conv2d_input, w, (2, 2, 2, 5)), (patches.conv2d_weight, np.ones((2, 2, 2, 5)), w.shape))
+    )
+    assert dx.shape == (2, 2, 2, 5) and not dx.any() and dw.shape == w.shape and not dw.any()
+    y, _ = side.run(patches.conv2d, np.ones((2, 2, 2, 5)), w, np.ones(3), one, none, one, 1)
+    assert y.shape == (2, 3, 0, 3)
+
+
+def test_an_image_larger_than_its_1x1_windows_need(side, rng):
+    """As a transposed convolution with an output_padding makes it."""
+    g, w = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((3, 2, 1, 1))
+    compare(side, "conv2d_input", g, w, (2, 2, 5, 4), (1, 1), (0, 0), (2, 1), 1, dtype="float64")
+    compare(side, "conv2d_input", g, w, (2, 2, 4, 4), (1, 1), (1, 0), (3, 1), 1, dtype="float64")  # as large, but moved
+
+
+def test_a_half_is_no_place_for_a_sum_on_its_way(side, monkeypatch):
+    """200 x 200 + 200 x 200 is more than a half can be."""
+    monkeypatch.setattr(patches, "_PATCH_BYTES", 1)
+    x = np.full((4, 1, 1, 1), 200, "float16")
+    g = x * np.array([1, 1, -1, -1], "float16").reshape(4, 1, 1, 1)
+    dw, _ = side.run(patches.conv2d_weight, g, x, (1, 1, 1, 1), (1, 1), (0, 0), (1, 1), 1)
+    assert dw == 0 and dw.dtype == "float16"
+    for f, shape in ((cuda.sum_pixels, (300, 1, 10, 10)), (cuda.sum_rows, (30000, 1))):
+        half = np.full(shape, 60000, "float16")
+        half[len(half) // 2 :] *= -1
+        assert side.run(f, half)[0] == 0
+
+
+STACKS = {
+    # the shapes of a and b, with rows and columns last, and whether each lies by columns
+    "one": ((1, 1, 3, 4), (1, 1, 4, 5), False, False),
+    "one for many": ((1, 1, 3, 4), (1, 7, 4, 5), False, False),
+    "transposed": ((2, 1, 3, 4), (2, 7, 4, 5), True, False),
+    "both": ((7, 2, 3, 4), (7, 2, 4, 5), True, True),
+    "a row, a column": ((1, 3, 1, 4), (1, 3, 4, 1), True, True),
+    "a number": ((2, 3, 1, 1), (2, 3, 1, 1), False, True),
+    "outer": ((1, 3, 5, 1), (1, 1, 1, 6), False, True),
+    "none": ((1, 0, 3, 4), (1, 0, 4, 5), False, False),
+}
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_products(side, rng, case):
+    *shapes, a_by_columns, b_by_columns = STACKS[case]
+    for dtype, result in (*zip(DTYPES, DTYPES, strict=True), ("float16", "float32")):
+        a, b = (rng.standard_normal(s).astype(dtype) for s in shapes)
+        expected = np.matmul(a.astype(float), b.astype(float))
+        base = rng.standard_normal((expected.shape[2], *expected.shape[:2], expected.shape[3])).astype(result)
+
+        def lie(x, by_columns):
+            """x on the device, its matrices by columns."""
+            return side.there(np.ascontiguousarray(x.swapaxes(2, 3))).swapaxes(2, 3) if by_columns else side.there(x)
+
+        out = side.there(base).transpose(1, 2, 0, 3)  # the rows of all first matrices, then those of all second ones
+        for add in (False, True):
+            products.multiply(lie(a, a_by_columns), lie(b, b_by_columns), out, add)
+            agree((side.back(out),), ((expected * (1 + add)).astype(result),), dtype, scale=2)
+
+
+def test_a_product_with_a_column_that_has_gaps(side):
+    base = np.arange(24.0).reshape(1, 1, 4, 6)
+    out, b = side.there(np.ones((1, 1, 3, 5))), np.arange(5.0).reshape(1, 1, 1, 5)
+    products.multiply(side.there(base).swapaxes(2, 3)[:, :, ::2, :1], side.there(b), out)
+    assert (side.back(out) == base[:, :, 0, ::2].reshape(1, 1, 3, 1) * b).all()
+
+
+@pytest.mark.parametrize(("p", "q", "calls"), [(1, 9, 1), (9, 1, 1), (2, 9, 2), (9, 3, 3)])
+def test_products_are_asked_for_together(cuda_stand_in, monkeypatch, p, q, calls):
+    asked, real = [], fake_cupy.cuda.cublas.gemmStridedBatchedEx
+    monkeypatch.setattr(fake_cupy.cuda.cublas, "gemmStridedBatchedEx", lambda *args: asked.append(args) or real(*args))
+    out = fake_cupy.empty((p, q, 3, 5))
+    products.multiply(fake_cupy.ones((1, 1, 3, 4)), fake_cupy.ones((p, q, 4, 5)), out)
+    assert bool((out == 4).all()) and len(asked) == calls
+
+
+def test_what_is_computed_in(cuda_stand_in):
+    """TensorFloat-32 is for float32, where it is allowed; 1 + 2^-12 is 1 in it."""
+    for dtype, tf32, expected in (("float32", False, 1 + 2**-12), ("float32", True, 1), ("float64", True, 1 + 2**-12)):
+        tg.cuda.allow_tf32 = tf32
+        try:
+            out = fake_cupy.empty((1, 1, 1, 1), dtype)
+            products.multiply(fake_cupy.full((1, 1, 1, 1), 1 + 2**-12, dtype), fake_cupy.ones((1, 1, 1, 1), dtype), out)
+        finally:
+            tg.cuda.allow_tf32 = False
+        assert float(out[0, 0, 0, 0]) == expected
+
+
+# ----- sums
+
+PLANES = [(1, 1, 1, 1), (3, 5, 1, 1), (2, 3, 7, 9), (60, 3, 14, 14), (700, 2, 11, 13), (3, 70, 1, 2), (2, 1, 400, 400)]
+ROWS = [(7,), (1, 5), (3, 1), (700, 10), (5, 40, 33), (3000, 1), (20000, 65), (130, 300)]
+
+
+@pytest.mark.parametrize(("name", "shape"), [*(("sum_pixels", s) for s in PLANES), *(("sum_rows", s) for s in ROWS)])
+def test_sums(side, rng, name, shape):
+    for dtype in DTYPES:
+        x = rng.standard_normal(shape).astype(dtype)
+        got, _ = side.run(getattr(cuda, name), x)
+        exact = getattr(portable, name)(x.astype(float))
+        agree((got,), (exact.astype(dtype),), dtype, size=np.abs(x.astype(float)).sum() / exact.size / 10)
+    x.reshape(-1, shape[-1])[0, -1] = np.nan
+    got, _ = side.run(cuda.sum_rows, x)
+    assert np.isnan(got[-1]) and np.isfinite(got[:-1]).all()
+
+
+def test_sums_of_what_has_no_kernel(side):
+    for x in (np.zeros((0, 3, 2, 2)), np.ones((2, 3, 2, 2), "int64")):
+        assert (side.run(cuda.sum_pixels, x)[0] == portable.sum_pixels(x)).all()
+        assert (side.run(cuda.sum_rows, x)[0] == portable.sum_rows(x)).all()
+    x = np.ones((4, 3, 5, 6)).transpose(2, 1, 0, 3)
+    x[1, 2] = 5
+    assert (side.run(cuda.sum_pixels, x)[0] == portable.sum_pixels(x)).all()
 
 
 # ----- what the stand-in refuses, as a GPU would not

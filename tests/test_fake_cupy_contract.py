@@ -607,6 +607,30 @@ def test_cuda(cp):
     assert pool.used_bytes() >= 0 and cp.cuda.Stream.null.ptr == 0
 
 
+@pytest.mark.parametrize(("stored", "result", "compute"), [
+    ("float16", "float16", "CUBLAS_COMPUTE_32F"), ("float16", "float32", "CUBLAS_COMPUTE_32F"),
+    ("float32", "float32", "CUBLAS_COMPUTE_32F"), ("float64", "float64", "CUBLAS_COMPUTE_64F"),
+])  # fmt: skip
+@pytest.mark.parametrize("transposed", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_products_of_cublas(cp, stored, result, compute, transposed):
+    """By columns: three matrices c (2, 3) = 2 a (2, 4) b (4, 3) + c, with gaps after the columns of a, and one b for all."""
+    kinds = {d: getattr(cp.cuda.runtime, f"CUDA_R_{d[5:]}F") for d in ("float16", "float32", "float64")}
+    a, b, c = np.arange(72.0).reshape(3, 4, 6) % 7, np.arange(12.0).reshape(3, 4) % 5, np.arange(18.0).reshape(3, 3, 2)
+    there = [cp.asarray(x.astype(dtype)) for x, dtype in ((a, stored), (b, stored), (c, result))]
+    factors = np.array([2, 1], compute[-3:].replace("32F", "float32").replace("64F", "float64"))
+    ta, tb = transposed
+    left = a.reshape(3, 4, 6)[:, :2, :4] if ta else a[:, :, :2].transpose(0, 2, 1)
+    right = b.reshape(4, 3) if tb else b.T
+    expected = 2 * (left @ right) + c.transpose(0, 2, 1)
+    cp.cuda.cublas.gemmStridedBatchedEx(
+        cp.cuda.get_cublas_handle(), ta, tb, 2, 3, 4, factors.ctypes.data,
+        there[0].data.ptr, kinds[stored], 6, 24, there[1].data.ptr, kinds[stored], 3 if tb else 4, 0,
+        factors.ctypes.data + factors.itemsize, there[2].data.ptr, kinds[result], 2, 6,
+        3, getattr(cp.cuda.cublas, compute), cp.cuda.cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
+    same(there[2], expected.transpose(0, 2, 1), result)
+
+
 # -------------------------------------------------------------------------------------------------- of the fake alone
 
 
@@ -643,7 +667,8 @@ def test_stricter_than_cupy_on_purpose():
 
 
 def _names_of_the_fake():
-    own = """Counts Flags Generator XORWOW Device Stream CUDARuntimeError Any Callable Iterator as_modules count_syncs
+    own = """Counts Flags Generator XORWOW Device Event Stream CUDARuntimeError cublas ctypes gemmStridedBatchedEx Any
+    Callable Iterator as_modules count_syncs
     sync_count syncs uploads implicit_uploads device_syncs runtime np contextlib functools operator sys types warnings
     annotations""".split()
     return [name for name in dir(fake_cupy) if not name.startswith("_") and name not in own]
@@ -655,7 +680,8 @@ def test_every_name_of_the_fake_is_a_name_of_cupy():
     assert [n for n in dir(fake_cupy.ndarray) if not hasattr(cupy.ndarray, n) and n not in ("_a", "_base", "__weakref__")] == []
     for module in ("random", "linalg", "cuda", "cuda.runtime", "lib.stride_tricks"):
         ours, theirs = operator.attrgetter(module)(fake_cupy), operator.attrgetter(module)(cupy)
-        assert [n for n in vars(ours) if not n.startswith("__") and not hasattr(theirs, n)] == []
+        names = [n for n in vars(ours) if not n.startswith("__") and n != "cublas"]  # (which wants the library itself)
+        assert [n for n in names if not hasattr(theirs, n)] == []
     for name in ("Generator", "default_rng"):
         assert hasattr(cupy.random, name)
     theirs = {n for n in dir(cupy.random.Generator) if not n.startswith("_")}

@@ -3,7 +3,7 @@
 ``allow_tf32`` (False): whether products and convolutions of float32 may be computed in TensorFloat-32, which keeps 10 bits of
 the fraction instead of 23, several times as fast on a GPU that has it. (PyTorch's default is False for products, but True for
 convolutions.) For products of matrices it is CuPy's own switch: it holds for the program's other products in CuPy too, and
-CUPY_TF32 is not read. Products of more axes, and convolution where there is no cuDNN, stay in float32.
+CUPY_TF32 is not read. Products of more axes stay in float32.
 
 ``deterministic`` (False): whether only algorithms may be used that give the same bits in each run. The kernels of this package
 always do; this holds for cuDNN's. The gradient of indexing with an array that selects an element twice adds in no fixed order

@@ -96,6 +96,11 @@ def sum_pixels(x):
     return x.sum(axis=(0, 2, 3))
 
 
+def sum_rows(x):
+    """(..., n) -> (n,): the sum over all rows."""
+    return x.sum(axis=tuple(range(x.ndim - 1)))
+
+
 # ----- convolution: patches and one matrix product, a few samples at a time so that the patches stay in the cache
 
 _PATCH_ELEMENTS = 1 << 18

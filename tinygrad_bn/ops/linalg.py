@@ -72,7 +72,7 @@ def _(g, _out, x, w, _b, *, wanted):
         dx, dw = (matmul(g, w) if wanted[0] else None), (matmul(_rows(g).T, _rows(x)) if wanted[1] else None)
     else:
         dx, dw = kernels_of(g).linear_backward(g, x, w, *wanted[:2])
-    return dx, dw, sum_(g, axis=tuple(range(g.ndim - 1))) if wanted[2] else None
+    return dx, dw, kernels_of(g).sum_rows(g) if wanted[2] else None
 
 
 # ----- einsum

@@ -21,11 +21,12 @@ from .optim import adam, sgd
 from .philox import dropout
 from .pool import avg_pool2d, avg_pool2d_spread, max_pool2d, max_pool2d_gather, max_pool2d_scatter
 from .reduce import mean_all, one, spread
+from .sums import sum_pixels, sum_rows
 
 CONVOLUTIONS = ["conv2d", "conv2d_input", "conv2d_weight"]  # by cuDNN or by patches and cuBLAS
 FUSED = [
     "adam", "avg_pool2d", "avg_pool2d_spread", "batch_norm", "batch_norm_apply", "batch_norm_backward", "batch_norm_inference",
     "batch_norm_moments", "batch_norm_sums", "cross_entropy", "cross_entropy_backward", "dropout", "follow", "max_pool2d",
     "max_pool2d_gather", "max_pool2d_scatter", "mean_all", "relu", "relu_backward", "sgd", "sigmoid", "sigmoid_backward",
-    "spread",
+    "spread", "sum_pixels", "sum_rows",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from ..portable import window_counts
 THREADS = 256  # of a block: THREADS in common.cuh
 FLOATS = frozenset(map(np.dtype, ("float16", "float32", "float64")))  # what kernels are compiled for
 _LARGE = 1 << 31  # elements, which 32 bits do not count
-SOURCES = "conv", "elementwise", "loss", "norm", "optim", "philox", "pool", "reduce"
+SOURCES = "conv", "elementwise", "loss", "norm", "optim", "philox", "pool", "reduce", "sums"
 
 
 @lru_cache

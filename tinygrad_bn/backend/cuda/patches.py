@@ -1,14 +1,23 @@
-"""Convolution by patches and cuBLAS: in every dtype, and where cuDNN does not serve."""
+"""Convolution by patches and cuBLAS: in every dtype, and where cuDNN does not serve.
+
+The patches of some samples are a matrix with a row for each element of the kernel, (C kh kw, n H' W'), in groups of channels. A
+sample's are columns of it, which cuBLAS multiplies where they lie; and all are one factor of the gradient of the weight.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
+import numpy as np
+
 from ..libraries import xp_of
-from ..portable import window_counts
-from .launch import for_each, launch, plain, struct
+from .launch import counts as window_counts
+from .launch import empty, for_each, launch, plain, struct
+from .products import multiply
 
 _PATCH_BYTES = 1 << 27  # of the patches of some samples: enough work for a product, and no burden on the memory
+_MOST = 65535  # samples in one product
 
 
 def conv2d(x, w, b, stride, padding, dilation, groups):
@@ -16,10 +25,14 @@ def conv2d(x, w, b, stride, padding, dilation, groups):
     xp, x = xp_of(x), plain(x)
     n, o = x.shape[0], w.shape[0]
     kernel, counts = w.shape[2:], window_counts(x.shape, w.shape[2:], stride, padding, dilation)
-    rows = plain(w).reshape(groups, o // groups, -1)  # gok
+    rows = plain(w).reshape(groups, 1, o // groups, -1)  # g1ok
     y = xp.empty((n, groups, o // groups, prod(counts)), x.dtype)
-    for part in _parts(x, kernel, counts):
-        xp.matmul(rows, _patches(x[part], kernel, counts, stride, padding, dilation, groups), out=y[part])  # gok,ngkl->ngol
+    for part in _parts(n if y.size else 0, x.shape[1] * prod(kernel) * prod(counts) * x.itemsize):
+        if _is_pointwise(x.shape, kernel, counts, stride, padding):
+            patches = _by_samples(x[part], groups)
+        else:
+            patches = _patches(x[part], kernel, counts, stride, padding, dilation, groups)
+        multiply(rows, patches.swapaxes(1, 2), y[part].swapaxes(0, 1))  # g1ok,gnkl->gnol
     y = y.reshape(n, o, *counts)
     if b is not None:
         y += b.reshape(1, -1, 1, 1)
@@ -31,63 +44,66 @@ def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     xp = xp_of(g)
     n, o, *counts = g.shape
     kernel = w.shape[2:]
-    columns = plain(w).reshape(groups, o // groups, -1).transpose(0, 2, 1)  # gko
+    columns = plain(w).reshape(groups, 1, o // groups, -1).swapaxes(2, 3)  # g1ko
     g = plain(g).reshape(n, groups, o // groups, prod(counts))
     x = xp.empty(shape, g.dtype)
-    for part in _parts(x, kernel, counts):
-        _add_up(x[part], xp.matmul(columns, g[part]), kernel, tuple(counts), stride, padding, dilation)  # gko,ngol->ngkl
+    for part in _parts(n if x.size else 0, shape[1] * prod(kernel) * prod(counts) * g.itemsize):
+        images, gradient = x[part], g[part].swapaxes(0, 1)
+        if _is_pointwise(shape, kernel, counts, stride, padding):
+            multiply(columns, gradient, _by_samples(images, groups).swapaxes(1, 2))  # g1ko,gnol->gnkl
+            continue
+        patches = xp.empty((groups, columns.shape[2], len(images), prod(counts)), g.dtype)  # gknl
+        multiply(columns, gradient, patches.swapaxes(1, 2))
+        grid = _grid(images.shape, kernel, tuple(counts), stride, padding, dilation)
+        launch("conv", "col2im", for_each(images.size), _larger(patches, images), patches, grid, images)
     return x
 
 
 def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
-    """portable.conv2d_weight."""
+    """portable.conv2d_weight. Sums over all pixels are no halves before the last part is added."""
     xp, x = xp_of(x), plain(x)
     n, o, *counts = g.shape
-    kernel = shape[2:]
-    g = plain(g).reshape(n, groups, o // groups, prod(counts))
-    w = xp.zeros(shape, g.dtype)
-    rows = w.reshape(groups, o // groups, -1)  # gok
-    for part in _parts(x, kernel, counts):
-        patches = _patches(x[part], kernel, tuple(counts), stride, padding, dilation, groups)
-        rows += xp.matmul(g[part], patches.transpose(0, 1, 3, 2)).sum(axis=0)  # ngol,nglk->ngok
-    return w
+    if not g.size:
+        return xp.zeros(shape, g.dtype)
+    g, counts, kernel = plain(g), tuple(counts), shape[2:]
+    total = xp.empty((groups, 1, o // groups, prod(shape[1:])), np.result_type(g.dtype, "float32"))  # g1ok
+    for part in _parts(n, (x.shape[1] * prod(kernel) + o) * prod(counts) * g.itemsize):
+        patches = _patches(x[part], kernel, counts, stride, padding, dilation, groups).reshape(groups, 1, total.shape[3], -1)
+        rows = _patches(g[part], (1, 1), counts, (1, 1), (0, 0), (1, 1), groups).reshape(groups, 1, total.shape[2], -1)
+        multiply(rows, patches.swapaxes(2, 3), total, add=part.start > 0)  # g1o(nl),g1(nl)k->g1ok
+    return total.astype(g.dtype, copy=False).reshape(shape)
 
 
-def _parts(x, kernel, counts):
-    """Slices of some samples each, whose patches have about _PATCH_BYTES together."""
-    n, c = x.shape[:2]
-    step = max(1, _PATCH_BYTES // max(1, c * prod(kernel) * prod(counts) * x.itemsize))
+def _parts(n, nbytes):
+    """Slices of some of n samples each, of which one's patches have ``nbytes``, and all of a slice about _PATCH_BYTES."""
+    step = min(max(1, _PATCH_BYTES // max(1, nbytes)), _MOST)
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
+def _is_pointwise(shape, kernel, counts, stride, padding):
+    """Whether the patches are the pixels themselves."""
+    return kernel == stride == (1, 1) and padding == (0, 0) and tuple(counts) == tuple(shape[2:])
+
+
+def _by_samples(x, groups):
+    """(n, C, H, W) -> (G, C/G, n, H W): a view."""
+    return x.reshape(len(x), groups, -1, prod(x.shape[2:])).transpose(1, 2, 0, 3)
+
+
+@lru_cache(1024)
 def _grid(shape, kernel, counts, stride, padding, dilation):
     return struct(*shape, *counts, *kernel, *stride, *padding, *dilation)
 
 
+def _larger(a, b):
+    """For ``launch``, which wants to know the largest array."""
+    return a if a.size >= b.size else b
+
+
 def _patches(x, kernel, counts, stride, padding, dilation, groups):
-    """(n, C, H, W) -> (n, G, C/G * kh * kw, H' * W'): the input under each window."""
+    """(n, C, H, W) -> (G, C/G kh kw, n, H' W'): the input under each window."""
     n, c = x.shape[:2]
-    shape = n, groups, c // groups * prod(kernel), prod(counts)
-    if kernel == stride == (1, 1) and padding == (0, 0):
-        return x.reshape(shape)
-    patches = xp_of(x).empty(shape, x.dtype)
-    if patches.size:
-        launch(
-            "conv",
-            "im2col",
-            for_each(patches.size),
-            patches,
-            x,
-            _grid(x.shape, kernel, counts, stride, padding, dilation),
-            patches,
-        )
+    patches = xp_of(x).empty((groups, c // groups * prod(kernel), n, prod(counts)), x.dtype)
+    grid = _grid(x.shape, kernel, counts, stride, padding, dilation)
+    launch("conv", "im2col", for_each(n * c * prod(counts)), _larger(patches, x), x, grid, patches)
     return patches
-
-
-def _add_up(x, patches, kernel, counts, stride, padding, dilation):
-    """Fill x with the sums of what belongs to its pixels."""
-    if kernel == stride == (1, 1) and padding == (0, 0):
-        x[...] = patches.reshape(x.shape)
-    elif x.size:
-        grid = _grid(x.shape, kernel, counts, stride, padding, dilation)
-        launch("conv", "col2im", for_each(x.size), patches, plain(patches), grid, x)
