@@ -218,6 +218,11 @@ def relu_backward(launch, g, y, n, dx):
     dx[...] = g * (y > 0)
 
 
+def add_bias(launch, b, n, channels, size, y):
+    launch.covers(-(-n // 4))  # EACH
+    y[...] = (launch.wide(y).reshape(-1, channels, size) + launch.wide(b)[:, None]).reshape(y.shape)
+
+
 def sigmoid(launch, x, n, y):
     launch.covers(-(-n // 4))  # EACH
     half = launch.number(0.5)

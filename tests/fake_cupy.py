@@ -952,6 +952,15 @@ def gemmStridedBatchedEx(  # noqa: N802 (its name there)
         c[...] = alpha * (a @ b) + (beta * c.astype(wide) if beta else 0)  # (what is times 0 is not read)
 
 
+def gemmEx(  # noqa: N802
+    handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, computeType, algo
+):
+    """``cupy.cuda.cublas.gemmEx``: one product."""
+    gemmStridedBatchedEx(
+        handle, transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1, computeType, algo
+    )
+
+
 class Generator:
     """``cupy.random.Generator``: few distributions, and for the same seed other numbers than NumPy's."""
 
@@ -1004,7 +1013,8 @@ runtime = _submodule(
     getDeviceProperties=lambda device: {"name": b"fake_cupy", "totalGlobalMem": 0, "multiProcessorCount": 1},
 )  # fmt: skip
 cublas = _submodule(
-    "cuda.cublas", gemmStridedBatchedEx=gemmStridedBatchedEx, CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
+    "cuda.cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx,
+    CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_32F_FAST_TF32=77,
     CUBLAS_COMPUTE_64F=70, CUBLAS_GEMM_DEFAULT=-1, CUBLAS_OP_N=0, CUBLAS_OP_T=1,
 )  # fmt: skip
 cuda = _submodule(

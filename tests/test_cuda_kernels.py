@@ -226,6 +226,19 @@ def test_elementwise(side, rng):
             compare(side, "sigmoid_backward", g, y, dtype=dtype)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (60, 784), (2, 3, 70), (0, 5), (5, 0)])
+def test_linear(side, rng, shape):
+    for dtype in DTYPES:
+        x, w, b = (rng.standard_normal(s).astype(dtype) for s in (shape, (9, shape[-1]), 9))
+        for bias in (b, None):
+            compare(side, "linear", x, w, bias, dtype=dtype, scale=10)
+        g = rng.standard_normal((*shape[:-1], 9)).astype(dtype)
+        for want_x, want_w in ((True, True), (True, False), (False, True)):
+            compare(side, "linear_backward", g, x, w, want_x, want_w, dtype=dtype, scale=10)
+        turned = np.asarray(x.T).T  # a product reads memory without gaps
+        compare(side, "linear", turned, np.asfortranarray(w), b, dtype=dtype, scale=10)
+
+
 def test_mean_and_its_gradient(side, rng):
     for dtype in DTYPES:
         for shape in ((), (1,), (255,), (3, 5, 100)):

@@ -629,6 +629,14 @@ def test_products_of_cublas(cp, stored, result, compute, transposed):
         3, getattr(cp.cuda.cublas, compute), cp.cuda.cublas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
     same(there[2], expected.transpose(0, 2, 1), result)
+    cp.cuda.cublas.gemmEx(
+        cp.cuda.get_cublas_handle(), ta, tb, 2, 3, 4, factors.ctypes.data,
+        there[0].data.ptr, kinds[stored], 6, there[1].data.ptr, kinds[stored], 3 if tb else 4,
+        factors.ctypes.data + factors.itemsize, there[2].data.ptr, kinds[result], 2,
+        getattr(cp.cuda.cublas, compute), cp.cuda.cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
+    expected[0] += 2 * (left @ right)[0]
+    same(there[2], expected.transpose(0, 2, 1), result)
 
 
 # -------------------------------------------------------------------------------------------------- of the fake alone
@@ -667,7 +675,7 @@ def test_stricter_than_cupy_on_purpose():
 
 
 def _names_of_the_fake():
-    own = """Counts Flags Generator XORWOW Device Event Stream CUDARuntimeError cublas ctypes gemmStridedBatchedEx Any
+    own = """Counts Flags Generator XORWOW Device Event Stream CUDARuntimeError cublas ctypes gemmEx gemmStridedBatchedEx Any
     Callable Iterator as_modules count_syncs
     sync_count syncs uploads implicit_uploads device_syncs runtime np contextlib functools operator sys types warnings
     annotations""".split()

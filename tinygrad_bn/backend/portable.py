@@ -47,7 +47,7 @@ def matmul(x, y):
 
 def linear(x, w, b):
     """(..., in), (out, in), (out,) or None -> (..., out): x @ w.T + b."""
-    y = _xp(x).matmul(_rows(x), w.T)
+    y = _xp(x).matmul(rows_of(x), w.T)
     if b is not None:
         y += b
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], w.shape[0])
@@ -56,13 +56,13 @@ def linear(x, w, b):
 def linear_backward(g, x, w, want_x, want_w):
     """(..., out), (..., in), (out, in) -> dx = g @ w, dw = g.T @ x over all rows; None for what is not wanted."""
     xp = _xp(g)
-    rows = _rows(g)
+    rows = rows_of(g)
     dx = xp.matmul(rows, w) if want_x else None
-    dw = xp.matmul(rows.T, _rows(x)) if want_w else None
+    dw = xp.matmul(rows.T, rows_of(x)) if want_w else None
     return (dx if dx is None or g.ndim == 2 else dx.reshape(x.shape)), dw
 
 
-def _rows(x):
+def rows_of(x):
     """(..., n) -> (rows, n): one product serves for all, however many axes."""
     return x if x.ndim == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])
 

@@ -7,6 +7,7 @@ first launched, for the dtype at hand, and keeps the result on disk.
 from ..portable import *  # noqa: F403
 from .conv import conv2d, conv2d_input, conv2d_weight
 from .elementwise import relu, relu_backward, sigmoid, sigmoid_backward
+from .linalg import linear, linear_backward
 from .loss import cross_entropy, cross_entropy_backward
 from .norm import (
     batch_norm,

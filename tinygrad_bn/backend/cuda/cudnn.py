@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from .. import cuda_settings as settings
 from ..libraries import xp_of
+from .elementwise import add_bias
 from .launch import counts, empty, plain
 
 _AT_LEAST, _BELOW = (1, 12), (1, 27)
@@ -165,7 +166,7 @@ def conv2d(x, w, b, stride, padding, dilation, groups):
     shape = (x.shape[0], w.shape[0], *counts(x.shape, w.shape[2:], stride, padding, dilation))
     y = _run("conv_fprop", x, w, shape, stride, padding, dilation)
     if b is not None and y is not None:
-        y += b.reshape(1, -1, 1, 1)
+        add_bias(y, b, shape[2] * shape[3])
     return y
 
 

@@ -37,6 +37,20 @@ KERNEL relu_backward(const Real* g, const Real* y, long long n, Real* dx) {
     map(g, y, n, dx, [](Wide g, Wide y) { return g * (y > 0 ? 1 : 0); });
 }
 
+// y of shape (N, C, S), S the pixels of a plane, and b of shape (C,): y += b, in place.
+KERNEL add_bias(const Real* b, long long n, long long channels, long long size, Real* y) {
+    Index first = (Index)blockIdx.x * (EACH * THREADS) + threadIdx.x;
+    Wide value[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) {
+        Index i = first + k * THREADS;
+        if (i < n) value[k] = wide(y[i]) + wide(b[i / (Index)size % (Index)channels]);
+    }
+#pragma unroll
+    for (int k = 0; k < EACH; ++k)
+        if (first + k * THREADS < n) y[first + k * THREADS] = real(value[k]);
+}
+
 KERNEL sigmoid(const Real* x, long long n, Real* y) {
     map(x, n, y, [](Wide x) { return Wide(0.5) * tanh(Wide(0.5) * x) + Wide(0.5); });
 }

@@ -39,6 +39,12 @@ def relu_backward(g, y):
     return _of_two("relu_backward", g, y)
 
 
+def add_bias(y, b, size):
+    """y += b, for a contiguous y with ``size`` neighbours of each of b's channels."""
+    n = y.size
+    launch("elementwise", "add_bias", _grid(n), y, plain(b), n, b.size, size, y)
+
+
 def sigmoid(x):
     """portable.sigmoid."""
     return _of_one("sigmoid", x)

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from ..libraries import xp_of
+from .elementwise import add_bias
 from .launch import counts as window_counts
 from .launch import empty, for_each, launch, plain, struct
 from .products import multiply
@@ -22,11 +23,11 @@ _MOST = 65535  # samples in one product
 
 def conv2d(x, w, b, stride, padding, dilation, groups):
     """portable.conv2d."""
-    xp, x = xp_of(x), plain(x)
+    x = plain(x)
     n, o = x.shape[0], w.shape[0]
     kernel, counts = w.shape[2:], window_counts(x.shape, w.shape[2:], stride, padding, dilation)
     rows = plain(w).reshape(groups, 1, o // groups, -1)  # g1ok
-    y = xp.empty((n, groups, o // groups, prod(counts)), x.dtype)
+    y = empty(x, (n, groups, o // groups, prod(counts)), x.dtype)
     for part in _parts(n if y.size else 0, x.shape[1] * prod(kernel) * prod(counts) * x.itemsize):
         if _is_pointwise(x.shape, kernel, counts, stride, padding):
             patches = _by_samples(x[part], groups)
@@ -34,25 +35,24 @@ def conv2d(x, w, b, stride, padding, dilation, groups):
             patches = _patches(x[part], kernel, counts, stride, padding, dilation, groups)
         multiply(rows, patches.swapaxes(1, 2), y[part].swapaxes(0, 1))  # g1ok,gnkl->gnol
     y = y.reshape(n, o, *counts)
-    if b is not None:
-        y += b.reshape(1, -1, 1, 1)
+    if b is not None and y.size:
+        add_bias(y, b, prod(counts))
     return y
 
 
 def conv2d_input(g, w, shape, stride, padding, dilation, groups):
     """portable.conv2d_input."""
-    xp = xp_of(g)
     n, o, *counts = g.shape
     kernel = w.shape[2:]
     columns = plain(w).reshape(groups, 1, o // groups, -1).swapaxes(2, 3)  # g1ko
     g = plain(g).reshape(n, groups, o // groups, prod(counts))
-    x = xp.empty(shape, g.dtype)
+    x = empty(g, shape, g.dtype)
     for part in _parts(n if x.size else 0, shape[1] * prod(kernel) * prod(counts) * g.itemsize):
         images, gradient = x[part], g[part].swapaxes(0, 1)
         if _is_pointwise(shape, kernel, counts, stride, padding):
             multiply(columns, gradient, _by_samples(images, groups).swapaxes(1, 2))  # g1ko,gnol->gnkl
             continue
-        patches = xp.empty((groups, columns.shape[2], len(images), prod(counts)), g.dtype)  # gknl
+        patches = empty(g, (groups, columns.shape[2], len(images), prod(counts)), g.dtype)  # gknl
         multiply(columns, gradient, patches.swapaxes(1, 2))
         grid = _grid(images.shape, kernel, tuple(counts), stride, padding, dilation)
         launch("conv", "col2im", for_each(images.size), _larger(patches, images), patches, grid, images)
@@ -66,7 +66,7 @@ def conv2d_weight(g, x, shape, stride, padding, dilation, groups):
     if not g.size:
         return xp.zeros(shape, g.dtype)
     g, counts, kernel = plain(g), tuple(counts), shape[2:]
-    total = xp.empty((groups, 1, o // groups, prod(shape[1:])), np.result_type(g.dtype, "float32"))  # g1ok
+    total = empty(x, (groups, 1, o // groups, prod(shape[1:])), np.result_type(g.dtype, "float32"))  # g1ok
     for part in _parts(n, (x.shape[1] * prod(kernel) + o) * prod(counts) * g.itemsize):
         patches = _patches(x[part], kernel, counts, stride, padding, dilation, groups).reshape(groups, 1, total.shape[3], -1)
         rows = _patches(g[part], (1, 1), counts, (1, 1), (0, 0), (1, 1), groups).reshape(groups, 1, total.shape[2], -1)

@@ -12,16 +12,18 @@ import numpy as np
 
 from .. import cuda_settings as settings
 from ..libraries import xp_of
+from .launch import empty
 
 _FACTORS = {d: np.array([0, 1], d) for d in ("float32", "float64")}  # where cuBLAS reads them: on the host, when it is called
 
 
 class _Types(NamedTuple):
-    """What cuBLAS calls the dtypes of factors and of results and what it computes in; and where 0 and 1 of that lie."""
+    """What cuBLAS calls the dtypes of factors and of results, what it computes in, and how; and where 0 and 1 of that lie."""
 
     stored: int
     result: int
     compute: int
+    algorithm: int
     zero: int
     one: int
 
@@ -36,7 +38,7 @@ def _types(xp: Any, stored: np.dtype, result: np.dtype, allow_tf32: bool) -> _Ty
         compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
     of_factors, of_result = (getattr(xp.cuda.runtime, names[dtype.name]) for dtype in (stored, result))
     zero = _FACTORS[wide].ctypes.data
-    return _Types(of_factors, of_result, compute, zero, zero + _FACTORS[wide].itemsize)
+    return _Types(of_factors, of_result, compute, cublas.CUBLAS_GEMM_DEFAULT, zero, zero + _FACTORS[wide].itemsize)
 
 
 class _Stack(NamedTuple):
@@ -56,6 +58,20 @@ def _stack(x: Any) -> _Stack:
     if right == size or columns == 1:
         return _Stack(0, max(down // size, columns), outer, inner)
     return _Stack(1, right // size, outer, inner)
+
+
+def product(a: Any, b: Any, turn_a: bool = False, turn_b: bool = False) -> Any:
+    """a @ b of contiguous matrices of one dtype, with elements; a turned one stands for its transpose."""
+    xp, (rows, inner) = xp_of(a), a.shape[::-1] if turn_a else a.shape
+    columns = b.shape[0] if turn_b else b.shape[1]
+    out = empty(a, (rows, columns), a.dtype)
+    types = _types(xp, a.dtype, a.dtype, settings.allow_tf32)
+    xp.cuda.cublas.gemmEx(  # by columns: out.T = b.T @ a.T
+        xp.cuda.get_cublas_handle(), int(turn_b), int(turn_a), columns, rows, inner, types.one,
+        b.data.ptr, types.stored, b.shape[1], a.data.ptr, types.stored, a.shape[1],
+        types.zero, out.data.ptr, types.result, columns, types.compute, types.algorithm,
+    )  # fmt: skip
+    return out
 
 
 def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
@@ -82,5 +98,5 @@ def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
             a.data.ptr + i * left.outer, types.stored, left.lead, left.inner,
             types.one if add else types.zero,
             out.data.ptr + i * result.outer, types.result, result.lead, result.inner,
-            q, types.compute, xp.cuda.cublas.CUBLAS_GEMM_DEFAULT,
+            q, types.compute, types.algorithm,
         )  # fmt: skip

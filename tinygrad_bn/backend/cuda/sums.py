@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .. import portable
-from ..libraries import xp_of
-from .launch import THREADS, fits, for_each, launch, plain
+from .launch import THREADS, empty, fits, for_each, launch, plain
 
 # A block reads _CHUNK values for each of its threads, or as many times more as leave at most _PARTS parts of a channel; and of
 # _ROW channels where those are what lies side by side. All depends on shapes alone, and so do the bits of the results.
@@ -28,13 +27,13 @@ def sum_rows(x):
 
 def _sums(x, n, channels, size):
     """(n, channels, size) -> (channels,)"""
-    xp, x = xp_of(x), plain(x)
+    x = plain(x)
     width = 1 if size > 1 else min(_ROW, 1 << (channels - 1).bit_length())
     values, at_once = n * size, _CHUNK * THREADS // width
     span = at_once * max(1, -(-values // (at_once * _PARTS)))
     grid = -(-channels // width), -(-values // span)
-    y = xp.empty(channels, x.dtype)
-    parts = xp.empty((grid[1], channels), "float64") if grid[1] > 1 else None
+    y = empty(x, channels, x.dtype)
+    parts = empty(x, (grid[1], channels), "float64") if grid[1] > 1 else None
     launch("sums", "sum_parts", grid, x, x, values, channels, size, span, width, parts, y)
     if parts is not None:
         launch("sums", "join_parts", for_each(channels), y, parts, grid[1], channels, y)
