@@ -47,8 +47,8 @@ template <class T, class Join>
 __device__ T over_block(T mine, Join join) {
     const int LANES = 32, WARPS = THREADS / LANES;
     __shared__ T shared[WARPS];
-    for (int bit = LANES / 2; bit > 0; bit /= 2) mine = join(mine, partner(mine, bit));
     __syncthreads();
+    for (int bit = LANES / 2; bit > 0; bit /= 2) mine = join(mine, partner(mine, bit));
     if (threadIdx.x % LANES == 0) shared[threadIdx.x / LANES] = mine;
     __syncthreads();
     mine = shared[threadIdx.x % WARPS];

@@ -190,8 +190,10 @@ __device__ void differentiate(
 // What a block has found of its part, for another kernel to read: field f of part p of channel c at (f, c, p).
 __device__ Index note(int field, Index part) { return ((Index)field * gridDim.x + blockIdx.x) * gridDim.y + part; }
 
-// The moments of the channel, from those of its parts, of which there are no more than threads.
+// The moments of the channel, from those of its parts, of which there are no more than threads. (They wait, so that nvcc leaves the
+// reads of x before these; it would put them behind the sum.)
 __device__ Moments read_moments(const double* parts) {
+    __syncthreads();
     Moments mine = {0, 0, 0};
     Index p = threadIdx.x;
     if (p < gridDim.y) mine = {parts[note(0, p)], parts[note(1, p)], parts[note(2, p)]};
@@ -199,6 +201,7 @@ __device__ Moments read_moments(const double* parts) {
 }
 
 __device__ Pair read_sums(const double* parts) {
+    __syncthreads();
     Pair mine = {0, 0};
     Index p = threadIdx.x;
     if (p < gridDim.y) mine = {parts[note(0, p)], parts[note(1, p)]};
