@@ -218,6 +218,22 @@ def test_batch_norm_of_few_long_parts(side, rng, shape, monkeypatch):
         compare(side, "batch_norm_backward", g, x, gamma, mean, var, 1e-5, dtype=dtype, scale=4)
 
 
+@pytest.mark.parametrize("shape", [(7, 3, 4, 5), (9, 2, 50, 40), (9, 2, 43, 47)])
+def test_batch_norm_counts_in_64_bits_too(side, rng, shape, monkeypatch):
+    """As arrays of 2^31 values want it; that changes no bit of the results."""
+    x, g = (rng.standard_normal(shape).astype("float32") for _ in range(2))
+    gamma, beta, mean, var = (1 + rng.random((4, shape[1]))).astype("float32")
+    results = []
+    for least in (1, 1 << 31):
+        monkeypatch.setattr(launch, "_LARGE", least)
+        (y, statistics), _ = side.run(cuda.batch_norm, x, gamma, beta, 1e-5)
+        gradients, _ = side.run(cuda.batch_norm_backward, g, x, gamma, *statistics, 1e-5)
+        inference, _ = side.run(cuda.batch_norm_inference, x, gamma, beta, mean, var, 1e-5)
+        results.append((y, *statistics, *gradients, inference))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("shape", [(3, 2, 4, 5), (9, 2, 50, 40), (9, 2, 43, 47)])
 def test_batch_norm_wherever_an_array_begins(side, rng, shape):
     """A view of memory from its second element on is contiguous, but no vector may be read there. The bits are the same."""
@@ -252,10 +268,12 @@ def test_batch_norm_of_large_means(side, shape):
     for dtype in ("float32", "float64"):
         noise = np.random.default_rng(0).standard_normal(shape)
         x = (1e4 + noise).astype(dtype)
-        (_, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
+        (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), rtol=1e-10)
         np.testing.assert_allclose(var, x.astype(float).var((0, 2, 3)), rtol=1e-6)
-        g = np.random.default_rng(1).standard_normal(x.shape).astype(dtype)
+        exact_y, _ = portable.batch_norm(x.astype(float), None, None, 1e-5)
+        agree([y.astype(float)], [exact_y], "float32")
+        g = (exact_y + np.random.default_rng(1).standard_normal(x.shape)).astype(dtype)
         got, _ = side.run(cuda.batch_norm_backward, g, x, np.ones(2, dtype), mean, var, 1e-5)
         exact = portable.batch_norm_backward(g.astype(float), x.astype(float), np.ones(2), mean, var, 1e-5)
         agree([a.astype(float) for a in got], exact, "float32")
