@@ -2,7 +2,8 @@
 //
 // The values of a channel are numbered i = n S + s, and cut into parts of `span`: block (c, p) has part p of channel c. Its threads
 // read vectors of WIDTH values, thread t the vectors t, t + THREADS, t + 2 THREADS ..., so that neighbours read neighbours; CHUNK
-// values at a time, so that many are on their way. WIDTH is 4 where it divides S, and x begins at a multiple of 16 bytes; else 1.
+// values at a time, so that many are on their way. WIDTH is 4 where that divides S, else 1. Arrays of vectors begin at a multiple of
+// 16 bytes.
 
 const int CHUNK = 16, READS = CHUNK / WIDTH;
 
@@ -20,9 +21,9 @@ struct Places {
 
 // The places of a thread's vectors, one chunk after the other, without a division for each.
 struct Walk {
-    Index place, s, size;        // of the next vector, in x and in its plane
-    Index step, step_s, jump;    // to the one after it; and at the end of a plane to this channel's next
-    int left;                    // vectors of this thread
+    Index place, s, size;      // of the next vector, in x and in its plane
+    Index step, step_s, jump;  // to the one after it; and at the end of a plane to this channel's next
+    int left;                  // vectors of this thread
 
     __device__ Walk(Index n, Index channels, Index values, Index span, Index part) : size(values / WIDTH) {
         Index i = part * (span / WIDTH) + threadIdx.x, end = min((part + 1) * (span / WIDTH), n * size), plane = i / size;
@@ -98,9 +99,9 @@ __device__ Moments joined(Moments a, Moments b) {
     return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share)};
 }
 
-// The same of all threads at once, in two plain sums, with one division. The first is of what the means differ from `near`, which
-// is about as large: so large means cost nothing, and where all are `near`, the result is exactly that. The second has no
-// differences of squares.
+// The same of all threads at once, in two plain sums, with one division: no less exact than Chan's. The first
+// is of what the means differ from `near`, one of the channel's values or means: so large means cost nothing, and where all are
+// `near`, the result is exactly that. The second is of squares about the mean itself, none of which is subtracted.
 __device__ Moments over_block(Moments mine, double near) {
     Pair all = over_block(Pair{mine.count, mine.count * (mine.mean - near)}, sum);
     double mean = near + all.second / all.first, gap = mine.mean - mean;
@@ -138,7 +139,7 @@ __device__ Pair correlate(const Real* g, const Real* x, double mean, Places& pla
 #pragma unroll
         for (int k = 0; k < CHUNK; ++k) {
             along_one += a[k];
-            along_x += places.have(k) ? a[k] * (b[k] - near - rest) : 0;
+            along_x += a[k] * (b[k] - near - rest);  // after the last, a[k] is zero
         }
         mine = sum(mine, {along_one, along_x});
         if (!walk.left) break;
@@ -190,8 +191,8 @@ __device__ void differentiate(
 // What a block has found of its part, for another kernel to read: field f of part p of channel c at (f, c, p).
 __device__ Index note(int field, Index part) { return ((Index)field * gridDim.x + blockIdx.x) * gridDim.y + part; }
 
-// The moments of the channel, from those of its parts, of which there are no more than threads. (They wait, so that nvcc leaves the
-// reads of x before these; it would put them behind the sum.)
+// The moments of the channel, from those of its parts, of which there are no more than threads. (They wait for each other, so that
+// nvcc leaves the reads of x before these: it would put them behind the sum.)
 __device__ Moments read_moments(const double* parts) {
     __syncthreads();
     Moments mine = {0, 0, 0};
