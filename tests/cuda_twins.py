@@ -1,4 +1,4 @@
-"""What each CUDA kernel does, in NumPy, block for block: the same parts, the same chunks, the same trees of sums.
+"""What each CUDA kernel does, in NumPy, block for block: the same parts, the same chunks, the same order of sums.
 
 A twin takes what its kernel takes, NumPy arrays for the pointers, and writes where it writes. Rounding may differ in the last
 bit where a GPU multiplies and adds in one go.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-THREADS, CHUNK = 256, 16
+THREADS, WARPS, CHUNK = 256, 8, 16
 
 
 class Launch(NamedTuple):
@@ -33,12 +33,15 @@ class Launch(NamedTuple):
 
 
 def over_block(values: tuple[np.ndarray, ...], join) -> tuple[np.ndarray, ...]:
-    """The values of all threads (the last axis), joined two and two: over_block of common.cuh."""
-    half = THREADS // 2
-    while half:
-        values = join(tuple(v[..., :half] for v in values), tuple(v[..., half : 2 * half] for v in values))
-        half //= 2
-    return tuple(v[..., 0] for v in values)
+    """The values of all threads (the last axis), joined two and two in warps, and then the warps': over_block of common.cuh."""
+    values = tuple(v.reshape(*v.shape[:-1], WARPS, THREADS // WARPS) for v in values)
+    for _ in range(2):
+        half = values[0].shape[-1] // 2
+        while half:
+            values = join(tuple(v[..., :half] for v in values), tuple(v[..., half : 2 * half] for v in values))
+            half //= 2
+        values = tuple(v[..., 0] for v in values)
+    return values
 
 
 # ----- norm.cu
@@ -57,8 +60,20 @@ def added(a, b):
     return tuple(u + v for u, v in zip(a, b, strict=True))
 
 
+def over_moments(mine, near):
+    """All threads' (count, mean, m2) in plain sums: over_block of norm.cu. ``near`` (C, parts or 1)."""
+    count, mean, m2 = mine
+    count, along = over_block((count + 0 * mean, count * (mean - near[..., None])), added)
+    mean = near + along / count
+    gap = mine[1] - mean[..., None]
+    return count, mean, over_block((m2 + mine[0] * gap * gap,), added)[0]
+
+
 class Channels:
-    """The values of x (N, C, S) as threads take them: (C, parts, chunks, CHUNK, THREADS); and back."""
+    """The values of x (N, C, S) as threads take them: (C, parts, chunks, CHUNK, THREADS); and back.
+
+    A thread takes ``width`` neighbours at a time.
+    """
 
     def __init__(self, launch: Launch, n, channels, size, span):
         assert launch.x == channels and (launch.y - 1) * span < n * size <= launch.y * span
@@ -66,18 +81,23 @@ class Channels:
         self.sizes = n, channels, size
         self.padded = launch.y * span
         self.parts = launch.y
-        inside = np.arange(self.padded) < n * size
-        self.inside = inside.reshape(launch.y, -1, CHUNK, THREADS)
+        self.width = 4 if size % 4 == 0 else 1
+        self.inside = self._by_threads(np.arange(self.padded)[None] < n * size)[0]
         self.counts = self.inside.sum(axis=2)  # of each chunk of each thread
+
+    def _by_threads(self, flat):
+        turns = flat.reshape(len(flat), self.parts, -1, CHUNK // self.width, THREADS, self.width)
+        return turns.swapaxes(-1, -2).reshape(len(flat), self.parts, -1, CHUNK, THREADS)
 
     def take(self, x):
         n, c, size = self.sizes
         flat = x.reshape(n, c, size).transpose(1, 0, 2).reshape(c, n * size)
-        return np.pad(flat, ((0, 0), (0, self.padded - n * size))).reshape(c, *self.inside.shape)
+        return self._by_threads(np.pad(flat, ((0, 0), (0, self.padded - n * size))))
 
     def put(self, values, out):
         n, c, size = self.sizes
-        flat = values.reshape(c, self.padded)[:, : n * size]
+        turns = values.reshape(c, -1, CHUNK // self.width, self.width, THREADS).swapaxes(-1, -2)
+        flat = turns.reshape(c, self.padded)[:, : n * size]
         out.reshape(n, c, size)[...] = flat.reshape(c, n, size).transpose(1, 0, 2)
 
 
@@ -96,7 +116,7 @@ def _measure(launch, x, ch):
             square = square + np.where(inside[:, k], (d[:, :, k] - mean) ** 2, launch.number(0))
         some = np.broadcast_to(count, first.shape).astype(float), first.astype(float) + mean, square.astype(float)
         mine = joined(mine, some)
-    return over_block(mine, joined)  # each (C, parts)
+    return over_moments(mine, launch.wide(x.reshape(*ch.sizes)[0, :, :1]).astype(float))  # each (C, parts)
 
 
 def _centred(launch, values, mean):
@@ -151,11 +171,9 @@ def _write_affine(launch, sums, var, eps, dgamma, dbeta):
         dbeta[...] = launch.wide(sums[0])
 
 
-def _tree(parts, join):
-    """read_moments and read_sums: (fields, parts, C), one part to a thread."""
-    fields = np.zeros((parts.shape[0], parts.shape[2], THREADS))
-    fields[:, :, : parts.shape[1]] = parts.transpose(0, 2, 1)
-    return over_block(tuple(fields), join)
+def _by_parts(parts):
+    """(fields, C, parts), one part to a thread."""
+    return np.pad(parts, ((0, 0), (0, 0), (0, THREADS - parts.shape[2])))
 
 
 def batch_norm(launch, x, n, channels, size, span, gamma, beta, eps, y, mean, var):
@@ -166,11 +184,11 @@ def batch_norm(launch, x, n, channels, size, span, gamma, beta, eps, y, mean, va
 
 
 def batch_norm_parts(launch, x, n, channels, size, span, parts):
-    parts[...] = [v.T for v in _measure(launch, x, Channels(launch, n, channels, size, span))]
+    parts[...] = _measure(launch, x, Channels(launch, n, channels, size, span))
 
 
 def batch_norm_joined(launch, x, n, channels, size, span, parts, gamma, beta, eps, y, mean, var):
-    _write_statistics(_tree(parts, joined), mean, var)
+    _write_statistics(over_moments(_by_parts(parts), parts[1, :, 0]), mean, var)
     _normalise(launch, x, gamma, beta, mean, var, eps, y, Channels(launch, n, channels, size, span))
 
 
@@ -188,11 +206,11 @@ def batch_norm_backward(launch, g, x, n, channels, size, span, gamma, mean, var,
 
 
 def batch_norm_backward_parts(launch, g, x, n, channels, size, span, mean, parts):
-    parts[...] = [v.T for v in _correlate(launch, g, x, mean, Channels(launch, n, channels, size, span))]
+    parts[...] = _correlate(launch, g, x, mean, Channels(launch, n, channels, size, span))
 
 
 def batch_norm_backward_joined(launch, g, x, n, channels, size, span, parts, gamma, mean, var, eps, dx, dgamma, dbeta):
-    sums = _tree(parts, added)
+    sums = over_block(_by_parts(parts), added)
     _write_affine(launch, sums, var, eps, dgamma, dbeta)
     ch = Channels(launch, n, channels, size, span)
     _differentiate(launch, g, x, gamma, mean, var, eps, sums, float(n * size), dx, ch)

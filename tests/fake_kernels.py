@@ -46,6 +46,7 @@ class Types:
     def __init__(self, options: tuple[str, ...]):
         names = defined(options)
         real = np.dtype(f"float{names['DTYPE']}")
+        self.vectors = names.get("WIDTH") == "4"  # of values are read: an error unless memory begins at a multiple of 16 bytes
         self.of = {
             "Real": real,
             "Wide": np.dtype("float32") if real == "float16" else real,
@@ -65,6 +66,8 @@ class Types:
                 raise TypeError(f"{what} got {type(argument).__name__}")
             if argument.dtype != wanted or not argument._a.flags.c_contiguous:
                 raise TypeError(f"{what} got {argument.dtype}, contiguous: {argument._a.flags.c_contiguous}; expected {wanted}")
+            if self.vectors and argument.ndim > 2 and argument._a.ctypes.data % 16:
+                raise TypeError(f"{what} begins at {argument._a.ctypes.data:x}")
         elif p.kind in ("long long", "double", "Word"):
             wanted = {"long long": (int,), "double": (float,), "Word": (np.uint64,)}[p.kind]
             if type(argument) not in wanted:

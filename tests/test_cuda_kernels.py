@@ -39,23 +39,23 @@ def nvrtc():
     return ctypes.CDLL(str(library))
 
 
-def compiled(nvrtc, source, options):
-    """What the compiler says: its verdict and its log."""
+def compiled(nvrtc, source, options, what="ProgramLog"):
+    """What the compiler says: its verdict and its log, or the code."""
     program = ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None) == 0
     given_options = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     verdict = nvrtc.nvrtcCompileProgram(program, len(options), given_options)
     size = ctypes.c_size_t()
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, log)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return verdict, log.value.decode()
 
 
 def defines_of(name):
     """All that a source may be told beside the dtype."""
-    ways = [("Place=unsigned char",), ("Place=int",)] if name == "pool" else [()]
+    ways = {"pool": [("Place=unsigned char",), ("Place=int",)], "norm": [("WIDTH=4",), ("WIDTH=1",)]}.get(name, [()])
     return [*ways, (*ways[0], "LARGE=1")]
 
 
@@ -73,6 +73,24 @@ def test_sources_compile_and_spill_nothing(nvrtc, name, dtype, architecture):
         assert spills == {k: "0 bytes spill stores, 0 bytes spill loads" for k in fake_kernels.kernels(launch.source(name))}, (
             log
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm_reads_and_writes_four_values_at_a_time(nvrtc, dtype):
+    """In one instruction, or two for doubles: what a source asks for, a compiler may take apart, and nobody would see."""
+    options = [*launch.options(dtype, "WIDTH=4"), "--gpu-architecture=sm_80"]
+    verdict, code = compiled(nvrtc, launch.source("norm"), options, what="PTX")
+    assert verdict == 0
+    each = 2 if dtype == "float64" else 4
+    for kernel, reads, writes in [
+        ("batch_norm_parts", 4, 0), ("batch_norm_joined", 4, 4), ("batch_norm_inference", 4, 4), ("batch_norm", 4, 4),
+        ("batch_norm_backward_parts", 8, 0), ("batch_norm_backward_joined", 8, 4), ("batch_norm_backward", 8, 4),
+    ]:  # fmt: skip
+        (body,) = re.findall(rf"\.entry {kernel}\(.*?\n}}", code, re.DOTALL)
+        assert len(re.findall(rf"ld\.global\.v{each}\.", body)) >= reads * 4 // each
+        assert len(re.findall(rf"st\.global\.v{each}\.", body)) == writes * 4 // each
+        others = {"batch_norm_joined": 2, "batch_norm": 2, "batch_norm_parts": 3, "batch_norm_inference": 0}
+        assert len(re.findall(r"st\.global\.[a-u]", body)) == others.get(kernel, 2)  # statistics
 
 
 def test_the_compiler_notices(nvrtc):
@@ -148,6 +166,7 @@ def compare(side, name, *args, dtype, scale=1.0, size=0.0):
 
 
 SHAPES = [(60, 100), (2, 1), (64, 3, 28, 28), (5, 7, 3), (4, 2, 3, 5, 7), (3, 2, 70, 70), (2, 2, 64, 4100), (300000, 1)]
+SHAPES += [(1, 5), (7, 3, 2, 2), (1, 3, 1, 4), (17, 2, 29, 29), (260, 2, 12, 12), (8, 2, 50, 51), (1, 1, 1100, 1001)]
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -185,29 +204,93 @@ def test_batch_norm_in_parts(side, rng, shape, affine):
         compare(side, "batch_norm_input", g, x, gamma, mean, var, 1e-5, one, along, dtype=dtype, scale=4)
 
 
-def test_batch_norm_of_constants_and_large_means(side):
-    for dtype in ("float32", "float64"):
-        x = np.full((6, 2, 50, 40), 0.1, dtype)
+@pytest.mark.parametrize("shape", [(9, 2, 60, 50), (23, 2, 31, 31)])
+def test_batch_norm_of_few_long_parts(side, rng, shape, monkeypatch):
+    """As very long channels have them."""
+    monkeypatch.setattr(cuda.norm, "_PARTS", 2)
+    for dtype in DTYPES:
+        x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        x, gamma, beta = (3 * x + 7).astype(dtype), np.array([2, -1], dtype), np.array([1, 3], dtype)
+        (y, statistics), _ = side.run(cuda.batch_norm, x, gamma, beta, 1e-5)
+        expected, (mean, var) = portable.batch_norm(x, gamma, beta, 1e-5)
+        agree((y,), (expected,), dtype)
+        agree(statistics, (mean, var), "float32" if dtype != "float64" else dtype)
+        compare(side, "batch_norm_backward", g, x, gamma, mean, var, 1e-5, dtype=dtype, scale=4)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 4, 5), (9, 2, 50, 40), (9, 2, 43, 47)])
+def test_batch_norm_counts_in_64_bits_too(side, rng, shape, monkeypatch):
+    """As arrays of 2^31 values want it; that changes no bit of the results."""
+    x, g = (rng.standard_normal(shape).astype("float32") for _ in range(2))
+    gamma, beta, mean, var = (1 + rng.random((4, shape[1]))).astype("float32")
+    results = []
+    for least in (1, 1 << 31):
+        monkeypatch.setattr(launch, "_LARGE", least)
+        (y, statistics), _ = side.run(cuda.batch_norm, x, gamma, beta, 1e-5)
+        gradients, _ = side.run(cuda.batch_norm_backward, g, x, gamma, *statistics, 1e-5)
+        inference, _ = side.run(cuda.batch_norm_inference, x, gamma, beta, mean, var, 1e-5)
+        results.append((y, *statistics, *gradients, inference))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (9, 2, 50, 40), (9, 2, 43, 47)])
+def test_batch_norm_wherever_an_array_begins(side, rng, shape):
+    """A view of memory from its second element on is contiguous, but no vector may be read there. The bits are the same."""
+    size = int(np.prod(shape))
+    for dtype in DTYPES:
+        memory = [side.there(rng.standard_normal(1 + size).astype(dtype)) for _ in range(2)]
+        gamma, beta, mean, var = (side.there((1 + rng.random(2)).astype(kind)) for kind in (dtype, dtype, "float64", "float64"))
+        results = []
+        for x, g in ([m[1:].reshape(shape) for m in memory], [m[1:].copy().reshape(shape) for m in memory]):
+            y, statistics = cuda.batch_norm(x, gamma, beta, 1e-5)
+            gradients = cuda.batch_norm_backward(g, x, gamma, *statistics, 1e-5)
+            others = cuda.batch_norm_moments(x), cuda.batch_norm_sums(g, x, mean)
+            maps = (
+                cuda.batch_norm_apply(x, gamma, beta, mean, var, 1e-5),
+                cuda.batch_norm_inference(x, gamma, beta, mean, var, 1e-5),
+            )
+            results.append([side.back(a) for a in (y, *statistics, *gradients, *others, *maps)])
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 50, 40), (9, 2, 50, 40), (7, 2, 51, 51), (3, 2)])
+def test_batch_norm_of_constants(side, shape):
+    for dtype in DTYPES:
+        x = np.full(shape, 0.1, dtype)
         (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
-        assert not y.any() and not var.any() and (mean == float(x[0, 0, 0, 0])).all()
-        noise = np.random.default_rng(0).standard_normal((64, 2, 30, 30))
+        assert not y.any() and not var.any() and (mean == float(x.flat[0])).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 2, 30, 30), (64, 2, 14, 14), (64, 2, 7, 7)])
+def test_batch_norm_of_large_means(side, shape):
+    for dtype in ("float32", "float64"):
+        noise = np.random.default_rng(0).standard_normal(shape)
         x = (1e4 + noise).astype(dtype)
-        (_, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
+        (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), rtol=1e-10)
         np.testing.assert_allclose(var, x.astype(float).var((0, 2, 3)), rtol=1e-6)
-        g = np.random.default_rng(1).standard_normal(x.shape).astype(dtype)
+        exact_y, _ = portable.batch_norm(x.astype(float), None, None, 1e-5)
+        agree([y.astype(float)], [exact_y], "float32")
+        g = (exact_y + np.random.default_rng(1).standard_normal(x.shape)).astype(dtype)
         got, _ = side.run(cuda.batch_norm_backward, g, x, np.ones(2, dtype), mean, var, 1e-5)
         exact = portable.batch_norm_backward(g.astype(float), x.astype(float), np.ones(2), mean, var, 1e-5)
         agree([a.astype(float) for a in got], exact, "float32")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_batch_norm_hides_nothing(side, rng, bad):
-    x = rng.standard_normal((8, 3, 30, 30)).astype("float32")
-    x[2, 1, 4, 5] = bad
+@pytest.mark.parametrize("where", [(2, 1, 4, 5), (0, 1, 0, 0)])
+@pytest.mark.parametrize("shape", [(8, 3, 30, 30), (24, 3, 28, 28), (24, 3, 27, 27)])
+def test_batch_norm_hides_nothing(side, rng, bad, where, shape):
+    x, g = (rng.standard_normal(shape).astype("float32") for _ in range(2))
+    x[where] = bad
     (y, (mean, var)), _ = side.run(cuda.batch_norm, x, None, None, 1e-5)
     assert not np.isfinite(mean[1]) and not np.isfinite(var[1]) and np.isnan(y[:, 1]).all()
-    assert np.isfinite(y[:, [0, 2]]).all()
+    assert np.isfinite(y[:, [0, 2]]).all() and np.isfinite(mean[[0, 2]]).all()
+    (dx, dgamma, dbeta), _ = side.run(cuda.batch_norm_backward, g, x, np.ones(3, "float32"), mean, var, 1e-5)
+    assert np.isnan(dx[:, 1]).all() and np.isnan(dgamma[1]) and np.isfinite(dbeta).all()
+    assert np.isfinite(dx[:, [0, 2]]).all() and np.isfinite(dgamma[[0, 2]]).all()
     old = np.zeros(3, "float32"), np.ones(3, "float32")
     (new_mean, new_var, finite), _ = side.run(cuda.follow, *old, mean, var, 0.1, 1.01)
     expected = portable.follow(*old, mean, var, 0.1, 1.01)

@@ -21,7 +21,8 @@ __device__ inline Real real(Wide x) { return x; }
 
 #define INFINITE Wide(__longlong_as_double(0x7ff0000000000000LL))
 #define NOT_A_NUMBER Wide(__longlong_as_double(0x7ff8000000000000LL))
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+// At least two blocks on a multiprocessor at a time. (Without a number, nvcc may spill registers, to have more of them.)
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
 
 const int THREADS = 256;  // of every block
 
@@ -35,18 +36,22 @@ typedef unsigned Index;
 // The number of this thread among all, for kernels with a thread for each element.
 __device__ inline Index element() { return (Index)blockIdx.x * THREADS + threadIdx.x; }
 
-// The values of all threads of the block, joined two and two: half of the threads each with the one that is `half` further on,
-// then a quarter, and so on. All threads get the result. (A thread may come back for another sum before others have left.)
+// What the lane of the warp has whose number differs in one bit.
+template <class T>
+__device__ T partner(T mine, int bit) { return __shfl_xor_sync(~0u, mine, bit); }
+
+// The values of all threads of the block, joined two and two, half of a warp's lanes with the other half, then quarters, and so
+// on; then what the warps have, likewise. All threads get the result, since join(a, b) is join(b, a). (A thread may come back for
+// another sum before others have left.)
 template <class T, class Join>
 __device__ T over_block(T mine, Join join) {
-    __shared__ T shared[THREADS];
-    int me = threadIdx.x;
+    const int LANES = 32, WARPS = THREADS / LANES;
+    __shared__ T shared[WARPS];
     __syncthreads();
-    shared[me] = mine;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (me < half) shared[me] = join(shared[me], shared[me + half]);
-    }
+    for (int bit = LANES / 2; bit > 0; bit /= 2) mine = join(mine, partner(mine, bit));
+    if (threadIdx.x % LANES == 0) shared[threadIdx.x / LANES] = mine;
     __syncthreads();
-    return shared[0];
+    mine = shared[threadIdx.x % WARPS];
+    for (int bit = WARPS / 2; bit > 0; bit /= 2) mine = join(mine, partner(mine, bit));
+    return mine;
 }

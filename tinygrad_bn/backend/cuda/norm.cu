@@ -1,165 +1,217 @@
 // Batch normalisation of a contiguous x (N, C, S), where S counts the pixels of a plane.
 //
-// The values of a channel are numbered i = n S + s, and cut into parts of `span`: block (c, p) has part p of channel c. Thread t
-// takes values t, t + THREADS, t + 2 THREADS ..., so that neighbours read neighbours, CHUNK of them at a time.
+// The values of a channel are numbered i = n S + s, and cut into parts of `span`: block (c, p) has part p of channel c. Its threads
+// read vectors of WIDTH values, thread t the vectors t, t + THREADS, t + 2 THREADS ..., so that neighbours read neighbours; CHUNK
+// values at a time, so that many are on their way. WIDTH is 4 where that divides S, else 1. Arrays of vectors begin at a multiple of
+// 16 bytes.
 
-const int CHUNK = 16;
+const int CHUNK = 16, READS = CHUNK / WIDTH;
+
+struct alignas(WIDTH * sizeof(Real) < 16 ? WIDTH * sizeof(Real) : 16) Vector {
+    Real at[WIDTH];
+};
+
+// Where the vectors of a chunk are in x, and how many there are.
+struct Places {
+    Index at[READS];
+    int count;
+
+    __device__ bool have(int k) const { return k / WIDTH < count; }  // value k of the chunk
+};
+
+// The places of a thread's vectors, one chunk after the other, without a division for each.
+struct Walk {
+    Index place, s, size;      // of the next vector, in x and in its plane
+    Index step, step_s, jump;  // to the one after it; and at the end of a plane to this channel's next
+    int left;                  // vectors of this thread
+
+    __device__ Walk(Index n, Index channels, Index values, Index span, Index part) : size(values / WIDTH) {
+        Index i = part * (span / WIDTH) + threadIdx.x, end = min((part + 1) * (span / WIDTH), n * size), plane = i / size;
+        left = i < end ? (end - i + THREADS - 1) / THREADS : 0;
+        s = i - plane * size;
+        place = (plane * channels + blockIdx.x) * size + s;
+        Index planes = THREADS / size;
+        step_s = THREADS - planes * size;
+        step = planes * channels * size + step_s;
+        jump = (channels - 1) * size;
+    }
+
+    __device__ Places chunk() {
+        Places places;
+        places.count = min(left, READS);
+        left -= places.count;
+#pragma unroll
+        for (int k = 0; k < READS; ++k) {
+            places.at[k] = place;
+            place += step;
+            s += step_s;
+            bool over = s >= size;  // (not an if: for that, nvcc writes each value of a vector by itself)
+            s -= over ? size : 0;
+            place += over ? jump : 0;
+        }
+        return places;
+    }
+};
+
+// A chunk of values as they are stored; zeros after the last.
+struct Values {
+    Vector vectors[READS];
+
+    __device__ Values(const Real* x, const Places& places) {
+#pragma unroll
+        for (int k = 0; k < READS; ++k) vectors[k] = k < places.count ? ((const Vector*)x)[places.at[k]] : Vector{};
+    }
+
+    __device__ Wide operator[](int k) const { return wide(vectors[k / WIDTH].at[k % WIDTH]); }
+};
+
+// Writes f(k) for each value k of a chunk.
+template <class F>
+__device__ void write(Real* y, const Places& places, F f) {
+#pragma unroll
+    for (int k = 0; k < READS; ++k) {
+        Vector vector;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) vector.at[j] = real(f(k * WIDTH + j));
+        if (k < places.count) ((Vector*)y)[places.at[k]] = vector;
+    }
+}
+
+// ----- sums
 
 // How many values there are, their mean, and the sum of squares of what they differ from it.
 struct Moments {
     double count, mean, m2;
 };
 
+struct Pair {
+    double first, second;
+};
+
+__device__ double plus(double a, double b) { return a + b; }
+__device__ Pair sum(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
+__device__ Pair partner(Pair mine, int bit) { return {partner(mine.first, bit), partner(mine.second, bit)}; }
+
 // Chan, Golub and LeVeque 1983.
 __device__ Moments joined(Moments a, Moments b) {
-    if (b.count == 0) return a;
     if (a.count == 0) return b;
     double count = a.count + b.count, share = b.count / count, delta = b.mean - a.mean;
     return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share)};
 }
 
-struct Pair {
-    double first, second;
-};
+// The same of all threads at once, in two plain sums, with one division: no less exact than Chan's. The first
+// is of what the means differ from `near`, one of the channel's values or means: so large means cost nothing, and where all are
+// `near`, the result is exactly that. The second is of squares about the mean itself, none of which is subtracted.
+__device__ Moments over_block(Moments mine, double near) {
+    Pair all = over_block(Pair{mine.count, mine.count * (mine.mean - near)}, sum);
+    double mean = near + all.second / all.first, gap = mine.mean - mean;
+    return {all.first, mean, over_block(mine.m2 + mine.count * gap * gap, plus)};
+}
 
-__device__ Pair sum(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
-
-// The places in x of a thread's values, one after the other, without a division for each.
-struct Walk {
-    long long place, left;  // of the next value; how many values of the part begin with it
-    long long step, jump;   // from value to value; and at the end of a plane to this channel's next
-    int s, step_s, size;
-
-    __device__ Walk(long long n, long long channels, long long size, long long span) : size(size) {
-        Index i = blockIdx.y * span + threadIdx.x, plane = i / this->size;
-        left = min((blockIdx.y + 1) * span, n * size) - i;
-        s = i % this->size;
-        place = (plane * channels + blockIdx.x) * size + s;
-        step_s = THREADS % this->size;
-        step = THREADS / this->size * channels * size + step_s;
-        jump = (channels - 1) * size;
-    }
-
-    __device__ int chunk() const { return left <= 0 ? 0 : (int)min((left + THREADS - 1) / THREADS, (long long)CHUNK); }
-
-    __device__ void next() {
-        left -= THREADS;
-        place += step;
-        s += step_s;
-        if (s >= size) {
-            s -= size;
-            place += jump;
-        }
-    }
-};
-
-// The moments of the block's part: in each thread two passes over CHUNK values in registers, less the first of them, so that a
-// constant is exactly its mean and large means cost nothing; then joined in double.
-__device__ Moments measure(const Real* x, Walk walk) {
+// The moments of the block's part, of which the first chunk is given: in each thread two passes over a chunk in registers, less
+// the first of its values, so that a constant is exactly its mean and large means cost nothing; then joined in double.
+__device__ Moments measure(const Real* x, double near, Places& places, Values& values, Walk& walk) {
     Moments mine = {0, 0, 0};
-    while (int count = walk.chunk()) {
-        Wide value[CHUNK], total = 0, square = 0;
+    while (places.count) {
+        Wide first = values[0], total = 0, square = 0, count = places.count * WIDTH;
 #pragma unroll
-        for (int k = 0; k < CHUNK; ++k) {
-            value[k] = k < count ? wide(x[walk.place]) : 0;
-            walk.next();
-        }
-        Wide first = value[0];
-#pragma unroll
-        for (int k = 0; k < CHUNK; ++k) total += value[k] = k < count ? value[k] - first : 0;
+        for (int k = 0; k < CHUNK; ++k) total += places.have(k) ? values[k] - first : 0;
         Wide mean = total / count;
 #pragma unroll
-        for (int k = 0; k < CHUNK; ++k) square += k < count ? (value[k] - mean) * (value[k] - mean) : 0;
-        mine = joined(mine, {(double)count, (double)first + mean, square});
+        for (int k = 0; k < CHUNK; ++k) {
+            Wide gap = places.have(k) ? values[k] - first - mean : 0;
+            square += gap * gap;
+        }
+        mine = joined(mine, {count, (double)first + mean, square});
+        if (!walk.left) break;
+        places = walk.chunk();
+        values = Values(x, places);
     }
-    return over_block(mine, joined);
+    return over_block(mine, near);
 }
 
 // The sums of g and of g (x - mean) over the block's part.
-__device__ Pair correlate(const Real* g, const Real* x, double mean, Walk walk) {
+__device__ Pair correlate(const Real* g, const Real* x, double mean, Places& places, Values& a, Values& b, Walk& walk) {
     Pair mine = {0, 0};
     Wide near = mean, rest = mean - near;
-    while (int count = walk.chunk()) {
-        Wide a[CHUNK], b[CHUNK], along_one = 0, along_x = 0;
-#pragma unroll
-        for (int k = 0; k < CHUNK; ++k) {
-            a[k] = k < count ? wide(g[walk.place]) : 0;
-            b[k] = k < count ? wide(x[walk.place]) : near;
-            walk.next();
-        }
+    while (places.count) {
+        Wide along_one = 0, along_x = 0;
 #pragma unroll
         for (int k = 0; k < CHUNK; ++k) {
             along_one += a[k];
-            along_x += a[k] * (b[k] - near - rest);
+            along_x += a[k] * (b[k] - near - rest);  // after the last, a[k] is zero
         }
         mine = sum(mine, {along_one, along_x});
+        if (!walk.left) break;
+        places = walk.chunk();
+        a = Values(g, places), b = Values(x, places);
     }
     return over_block(mine, sum);
 }
 
-// y = gamma (x - mean) / sqrt(var + eps) + beta over the block's part. gamma and beta may be null.
-__device__ void normalise(const Real* x, const Wide* gamma, const Wide* beta, double mean, double var, double eps, Real* y, Walk walk) {
-    Wide near = mean, rest = mean - near, inv_std = 1 / sqrt(var + eps);
-    Wide scale = gamma ? gamma[blockIdx.x] : 1, shift = beta ? beta[blockIdx.x] : 0;
-    while (int count = walk.chunk()) {
-        Wide value[CHUNK];
-        Walk there = walk;
-#pragma unroll
-        for (int k = 0; k < CHUNK; ++k) {
-            value[k] = k < count ? wide(x[walk.place]) : 0;
-            walk.next();
-        }
-#pragma unroll
-        for (int k = 0; k < CHUNK; ++k) {
-            if (k < count) y[there.place] = real((value[k] - near - rest) * inv_std * scale + shift);
-            there.next();
-        }
+// ----- maps. They begin with a chunk that has been read: while it is on its way, a kernel finds the statistics.
+
+// A channel's gamma or beta, which may be null.
+__device__ Wide of_channel(const Wide* a, Wide otherwise) { return a ? a[blockIdx.x] : otherwise; }
+
+// y = gamma (x - mean) / sqrt(var + eps) + beta over the block's part.
+__device__ void normalise(
+    const Real* x, Wide gamma, Wide beta, double mean, double var, double eps, Real* y, Places places, Values values, Walk walk
+) {
+    Wide near = mean, rest = mean - near, inv_std = rsqrt(var + eps);
+    while (places.count) {
+        write(y, places, [&](int k) { return (values[k] - near - rest) * inv_std * gamma + beta; });
+        if (!walk.left) break;
+        places = walk.chunk();
+        values = Values(x, places);
     }
 }
 
 // dx = gamma (g - mean(g) - x_hat mean(g x_hat)) / sqrt(var + eps) over the block's part, of sums over the channel.
 __device__ void differentiate(
-    const Real* g, const Real* x, const Wide* gamma, double mean, double var, double eps, Pair sums, double count, Real* dx, Walk walk
+    const Real* g, const Real* x, Wide gamma, double mean, double var, double eps, Pair sums, double count, Real* dx,
+    Places places, Values a, Values b, Walk walk
 ) {
-    double inv_std = 1 / sqrt(var + eps);
-    Wide near = mean, rest = mean - near, inv = inv_std, along_one = sums.first / count;
-    Wide along_x_hat = sums.second * inv_std / count, scale = inv_std * (gamma ? gamma[blockIdx.x] : 1);
-    const int HALF = CHUNK / 2;  // of two arrays
-    while (int count = min(walk.chunk(), HALF)) {
-        Wide a[HALF], b[HALF];
-        Walk there = walk;
-#pragma unroll
-        for (int k = 0; k < HALF; ++k) {
-            a[k] = k < count ? wide(g[walk.place]) : 0;
-            b[k] = k < count ? wide(x[walk.place]) : 0;
-            walk.next();
-        }
-#pragma unroll
-        for (int k = 0; k < HALF; ++k) {
+    double inv_std = rsqrt(var + eps), each = 1 / count;
+    Wide near = mean, rest = mean - near, inv = inv_std, along_one = sums.first * each;
+    Wide along_x_hat = sums.second * inv_std * each, scale = inv_std * gamma;
+    while (places.count) {
+        write(dx, places, [&](int k) {
             Wide x_hat = (b[k] - near - rest) * inv;
-            if (k < count) dx[there.place] = real((a[k] - (x_hat * along_x_hat + along_one)) * scale);
-            there.next();
-        }
+            return (a[k] - (x_hat * along_x_hat + along_one)) * scale;
+        });
+        if (!walk.left) break;
+        places = walk.chunk();
+        a = Values(g, places), b = Values(x, places);
     }
 }
 
-// What a block has found of its part, for another kernel to read: field f of part p of channel c at (f, p, c).
-__device__ double* note(double* parts, int field) { return parts + ((long long)field * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
+// ----- parts of channels
 
-// The moments of the channel, from those of its parts, of which there are no more than threads.
+// What a block has found of its part, for another kernel to read: field f of part p of channel c at (f, c, p).
+__device__ Index note(int field, Index part) { return ((Index)field * gridDim.x + blockIdx.x) * gridDim.y + part; }
+
+// The moments of the channel, from those of its parts, of which there are no more than threads. (They wait for each other, so that
+// nvcc leaves the reads of x before these: it would put them behind the sum.)
 __device__ Moments read_moments(const double* parts) {
+    __syncthreads();
     Moments mine = {0, 0, 0};
-    long long all = (long long)gridDim.y * gridDim.x, at = (long long)threadIdx.x * gridDim.x + blockIdx.x;
-    if (threadIdx.x < gridDim.y) mine = {parts[at], parts[at + all], parts[at + 2 * all]};
-    return over_block(mine, joined);
+    Index p = threadIdx.x;
+    if (p < gridDim.y) mine = {parts[note(0, p)], parts[note(1, p)], parts[note(2, p)]};
+    return over_block(mine, parts[note(1, 0)]);
 }
 
 __device__ Pair read_sums(const double* parts) {
+    __syncthreads();
     Pair mine = {0, 0};
-    long long all = (long long)gridDim.y * gridDim.x, at = (long long)threadIdx.x * gridDim.x + blockIdx.x;
-    if (threadIdx.x < gridDim.y) mine = {parts[at], parts[at + all]};
+    Index p = threadIdx.x;
+    if (p < gridDim.y) mine = {parts[note(0, p)], parts[note(1, p)]};
     return over_block(mine, sum);
 }
+
+// The part of this block in a kernel that comes after another over the same x: of what that one read last, a GPU's cache still has
+// some.
+__device__ Index from_the_last() { return gridDim.y - 1 - blockIdx.y; }
 
 // ----- forward: one kernel if a channel is one part, else one for the parts and one that joins them
 
@@ -167,21 +219,28 @@ KERNEL batch_norm(
     const Real* x, long long n, long long channels, long long size, long long span,
     const Wide* gamma, const Wide* beta, double eps, Real* y, double* mean, double* var
 ) {
-    Walk walk(n, channels, size, span);
-    Moments m = measure(x, walk);
+    Walk walk(n, channels, size, span, 0), again = walk;
+    Places places = walk.chunk();
+    Values values(x, places);
+    Wide scale = of_channel(gamma, 1), shift = of_channel(beta, 0);
+    Moments m = measure(x, wide(x[blockIdx.x * size]), places, values, walk);
     if (threadIdx.x == 0) {
         mean[blockIdx.x] = m.mean;
         var[blockIdx.x] = m.m2 / m.count;
     }
-    normalise(x, gamma, beta, m.mean, m.m2 / m.count, eps, y, walk);
+    again.left -= places.count;  // the last chunk is still there
+    normalise(x, scale, shift, m.mean, m.m2 / m.count, eps, y, places, values, again);
 }
 
 KERNEL batch_norm_parts(const Real* x, long long n, long long channels, long long size, long long span, double* parts) {
-    Moments m = measure(x, Walk(n, channels, size, span));
+    Walk walk(n, channels, size, span, blockIdx.y);
+    Places places = walk.chunk();
+    Values values(x, places);
+    Moments m = measure(x, wide(x[blockIdx.x * size]), places, values, walk);
     if (threadIdx.x == 0) {
-        *note(parts, 0) = m.count;
-        *note(parts, 1) = m.mean;
-        *note(parts, 2) = m.m2;
+        parts[note(0, blockIdx.y)] = m.count;
+        parts[note(1, blockIdx.y)] = m.mean;
+        parts[note(2, blockIdx.y)] = m.m2;
     }
 }
 
@@ -189,19 +248,27 @@ KERNEL batch_norm_joined(
     const Real* x, long long n, long long channels, long long size, long long span, const double* parts,
     const Wide* gamma, const Wide* beta, double eps, Real* y, double* mean, double* var
 ) {
+    Walk walk(n, channels, size, span, from_the_last());
+    Places places = walk.chunk();
+    Values values(x, places);
+    Wide scale = of_channel(gamma, 1), shift = of_channel(beta, 0);
     Moments m = read_moments(parts);
     if (threadIdx.x == 0 && blockIdx.y == 0) {
         mean[blockIdx.x] = m.mean;
         var[blockIdx.x] = m.m2 / m.count;
     }
-    normalise(x, gamma, beta, m.mean, m.m2 / m.count, eps, y, Walk(n, channels, size, span));
+    normalise(x, scale, shift, m.mean, m.m2 / m.count, eps, y, places, values, walk);
 }
 
 KERNEL batch_norm_inference(
     const Real* x, long long n, long long channels, long long size, long long span,
     const Wide* gamma, const Wide* beta, const Wide* mean, const Wide* var, double eps, Real* y
 ) {
-    normalise(x, gamma, beta, mean[blockIdx.x], var[blockIdx.x], eps, y, Walk(n, channels, size, span));
+    Walk walk(n, channels, size, span, blockIdx.y);
+    Places places = walk.chunk();
+    Values values(x, places);
+    Wide scale = of_channel(gamma, 1), shift = of_channel(beta, 0);
+    normalise(x, scale, shift, mean[blockIdx.x], var[blockIdx.x], eps, y, places, values, walk);
 }
 
 // ----- backward, alike
@@ -218,20 +285,27 @@ KERNEL batch_norm_backward(
     const Real* g, const Real* x, long long n, long long channels, long long size, long long span,
     const Wide* gamma, const double* mean, const double* var, double eps, Real* dx, Wide* dgamma, Wide* dbeta
 ) {
+    Walk walk(n, channels, size, span, 0), again = walk;
+    Places places = walk.chunk();
+    Values a(g, places), b(x, places);
     double mu = mean[blockIdx.x], v = var[blockIdx.x];
-    Walk walk(n, channels, size, span);
-    Pair sums = correlate(g, x, mu, walk);
+    Wide scale = of_channel(gamma, 1);
+    Pair sums = correlate(g, x, mu, places, a, b, walk);
     write_affine(sums, v, eps, dgamma, dbeta);
-    differentiate(g, x, gamma, mu, v, eps, sums, (double)(n * size), dx, walk);
+    again.left -= places.count;
+    differentiate(g, x, scale, mu, v, eps, sums, n * size, dx, places, a, b, again);
 }
 
 KERNEL batch_norm_backward_parts(
     const Real* g, const Real* x, long long n, long long channels, long long size, long long span, const double* mean, double* parts
 ) {
-    Pair sums = correlate(g, x, mean[blockIdx.x], Walk(n, channels, size, span));
+    Walk walk(n, channels, size, span, blockIdx.y);
+    Places places = walk.chunk();
+    Values a(g, places), b(x, places);
+    Pair sums = correlate(g, x, mean[blockIdx.x], places, a, b, walk);
     if (threadIdx.x == 0) {
-        *note(parts, 0) = sums.first;
-        *note(parts, 1) = sums.second;
+        parts[note(0, blockIdx.y)] = sums.first;
+        parts[note(1, blockIdx.y)] = sums.second;
     }
 }
 
@@ -239,10 +313,14 @@ KERNEL batch_norm_backward_joined(
     const Real* g, const Real* x, long long n, long long channels, long long size, long long span, const double* parts,
     const Wide* gamma, const double* mean, const double* var, double eps, Real* dx, Wide* dgamma, Wide* dbeta
 ) {
+    Walk walk(n, channels, size, span, from_the_last());
+    Places places = walk.chunk();
+    Values a(g, places), b(x, places);
     double mu = mean[blockIdx.x], v = var[blockIdx.x];
+    Wide scale = of_channel(gamma, 1);
     Pair sums = read_sums(parts);
     write_affine(sums, v, eps, dgamma, dbeta);
-    differentiate(g, x, gamma, mu, v, eps, sums, (double)(n * size), dx, Walk(n, channels, size, span));
+    differentiate(g, x, scale, mu, v, eps, sums, n * size, dx, places, a, b, walk);
 }
 
 // ----- running statistics: (1 - weight) old + weight batch's; a channel whose batch statistics are not finite keeps the old

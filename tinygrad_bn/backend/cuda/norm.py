@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import portable
 from ..libraries import xp_of
 from .launch import FLOATS, fits, for_each, launch, plain
 
-# A part of a channel, which one block reads, has SPAN values, 16 for each of its threads; or more, so that there are at most
-# PARTS, which all blocks of the second kernel join again. Both depend on shapes alone, and so do the bits of the results.
-_SPAN, _PARTS = 4096, 64
+# A block reads a part of a channel: all of it, if that is no more than ALONE, so that a cache still has it when the block comes
+# back to it; else SPAN, which is 16 values for each of its threads; or more, so that there are at most PARTS, which all blocks
+# of the second kernel join again. These depend on shapes alone, and so do the bits of the results.
+_SPAN, _ALONE, _PARTS = 4096, 4 * 4096, 256
 
 
 def _sizes(x):
     """The sizes that the kernels take: samples, channels, pixels, and values of a part; and the grid."""
     n, c = x.shape[:2]
     size = x.size // (n * c)
-    span = _SPAN * max(1, -(-n * size // (_SPAN * _PARTS)))
+    chunks = -(-n * size // _SPAN)  # of SPAN values in a channel
+    span = _SPAN * (chunks if n * size <= _ALONE else -(-chunks // _PARTS))
     return (n, c, size, span), (c, -(-n * size // span))
+
+
+def _width(x):
+    """How many values a thread reads at a time."""
+    return 1 if math.prod(x.shape[2:]) % 4 else 4
+
+
+def _plain(x):
+    """x, or a copy that is contiguous, and begins where vectors of values may."""
+    x = plain(x)
+    return x.copy() if _width(x) > 1 and x.data.ptr % 16 else x
+
+
+def _run(kernel, grid, x, *args):
+    launch("norm", kernel, grid, x, *args, defines=(f"WIDTH={_width(x)}",))
 
 
 def _wide(a, x):
@@ -33,17 +52,17 @@ def batch_norm(x, gamma, beta, eps):
     """portable.batch_norm."""
     if not fits(x):
         return portable.batch_norm(x, gamma, beta, eps)
-    xp, x = xp_of(x), plain(x)
+    xp, x = xp_of(x), _plain(x)
     sizes, grid = _sizes(x)
     gamma, beta = _wide(gamma, x), _wide(beta, x)
     y = xp.empty(x.shape, x.dtype)
     mean, var = xp.empty((2, x.shape[1]), "float64")
     if grid[1] == 1:
-        launch("norm", "batch_norm", grid, x, x, *sizes, gamma, beta, float(eps), y, mean, var)
+        _run("batch_norm", grid, x, x, *sizes, gamma, beta, float(eps), y, mean, var)
     else:
-        parts = xp.empty((3, *grid[::-1]), "float64")
-        launch("norm", "batch_norm_parts", grid, x, x, *sizes, parts)
-        launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, gamma, beta, float(eps), y, mean, var)
+        parts = xp.empty((3, *grid), "float64")
+        _run("batch_norm_parts", grid, x, x, *sizes, parts)
+        _run("batch_norm_joined", grid, x, x, *sizes, parts, gamma, beta, float(eps), y, mean, var)
     return y, (mean, var)
 
 
@@ -51,7 +70,7 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
     """portable.batch_norm_backward."""
     if not fits(x, g):
         return portable.batch_norm_backward(g, x, gamma, mean, var, eps)
-    xp, x, g = xp_of(x), plain(x), plain(g)
+    xp, x, g = xp_of(x), _plain(x), _plain(g)
     sizes, grid = _sizes(x)
     weight = _wide(gamma, x)
     mean, var = plain(mean), plain(var)
@@ -60,12 +79,12 @@ def batch_norm_backward(g, x, gamma, mean, var, eps):
         None if weight is None else xp.empty(x.shape[1], weight.dtype) for _ in range(2)
     )  # each an array of its own
     if grid[1] == 1:
-        launch("norm", "batch_norm_backward", grid, x, g, x, *sizes, weight, mean, var, float(eps), dx, dgamma, dbeta)
+        _run("batch_norm_backward", grid, x, g, x, *sizes, weight, mean, var, float(eps), dx, dgamma, dbeta)
     else:
-        parts = xp.empty((2, *grid[::-1]), "float64")
-        launch("norm", "batch_norm_backward_parts", grid, x, g, x, *sizes, mean, parts)
+        parts = xp.empty((2, *grid), "float64")
+        _run("batch_norm_backward_parts", grid, x, g, x, *sizes, mean, parts)
         results = dx, dgamma, dbeta
-        launch("norm", "batch_norm_backward_joined", grid, x, g, x, *sizes, parts, weight, mean, var, float(eps), *results)
+        _run("batch_norm_backward_joined", grid, x, g, x, *sizes, parts, weight, mean, var, float(eps), *results)
     if gamma is None:
         return dx, None, None
     return dx, dgamma.astype(gamma.dtype, copy=False), dbeta.astype(gamma.dtype, copy=False)
@@ -75,11 +94,11 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps):
     """portable.batch_norm_inference."""
     if not fits(x):
         return portable.batch_norm_inference(x, gamma, beta, mean, var, eps)
-    x = plain(x)
+    x = _plain(x)
     sizes, grid = _sizes(x)
     y = xp_of(x).empty(x.shape, x.dtype)
     channels = [_wide(a, x) for a in (gamma, beta, mean, var)]
-    launch("norm", "batch_norm_inference", grid, x, x, *sizes, *channels, float(eps), y)
+    _run("batch_norm_inference", grid, x, x, *sizes, *channels, float(eps), y)
     return y
 
 
@@ -90,25 +109,25 @@ def batch_norm_moments(x):
     """portable.batch_norm_moments."""
     if not fits(x):
         return portable.batch_norm_moments(x)
-    xp, x = xp_of(x), plain(x)
+    xp, x = xp_of(x), _plain(x)
     sizes, grid = _sizes(x)
-    parts = xp.empty((3, *grid[::-1]), "float64")
-    launch("norm", "batch_norm_parts", grid, x, x, *sizes, parts)
-    return xp.stack(portable.join_moments(*parts))
+    parts = xp.empty((3, *grid), "float64")
+    _run("batch_norm_parts", grid, x, x, *sizes, parts)
+    return xp.stack(portable.join_moments(*parts.transpose(0, 2, 1)))
 
 
 def batch_norm_apply(x, gamma, beta, mean, var, eps):
     """portable.batch_norm_apply."""
     if not fits(x):
         return portable.batch_norm_apply(x, gamma, beta, mean, var, eps)
-    xp, x = xp_of(x), plain(x)
+    xp, x = xp_of(x), _plain(x)
     sizes, grid = _sizes(x)
-    parts = xp.zeros((3, *grid[::-1]), "float64")  # one part of one value, and others of none
-    parts[0, 0], parts[1, 0], parts[2, 0] = 1.0, mean, var
+    parts = xp.zeros((3, *grid), "float64")  # one part of one value, and others of none
+    parts[0, :, 0], parts[1, :, 0], parts[2, :, 0] = 1.0, mean, var
     y = xp.empty(x.shape, x.dtype)
     statistics = xp.empty((2, x.shape[1]), "float64")
     affine = _wide(gamma, x), _wide(beta, x)
-    launch("norm", "batch_norm_joined", grid, x, x, *sizes, parts, *affine, float(eps), y, statistics[0], statistics[1])
+    _run("batch_norm_joined", grid, x, x, *sizes, parts, *affine, float(eps), y, statistics[0], statistics[1])
     return y
 
 
@@ -116,11 +135,11 @@ def batch_norm_sums(g, x, mean):
     """portable.batch_norm_sums."""
     if not fits(x, g):
         return portable.batch_norm_sums(g, x, mean)
-    xp, x, g = xp_of(x), plain(x), plain(g)
+    xp, x, g = xp_of(x), _plain(x), _plain(g)
     sizes, grid = _sizes(x)
-    parts = xp.empty((2, *grid[::-1]), "float64")
-    launch("norm", "batch_norm_backward_parts", grid, x, g, x, *sizes, plain(mean), parts)
-    return parts.sum(axis=1)
+    parts = xp.empty((2, *grid), "float64")
+    _run("batch_norm_backward_parts", grid, x, g, x, *sizes, plain(mean), parts)
+    return parts.sum(axis=2)
 
 
 def follow(running_mean, running_var, mean, var, weight, correction):
@@ -140,5 +159,6 @@ def follow(running_mean, running_var, mean, var, weight, correction):
         float(correction),
         new_mean,
         new_var,
+        defines=("WIDTH=4",),  # as most others: one compilation less
     )
     return new_mean, new_var, None
