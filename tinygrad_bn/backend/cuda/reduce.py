@@ -34,11 +34,10 @@ def spread(g, shape, count):
 def one(like):
     """portable.one, but always the same array, which nobody may change: there is a reference to it for ever."""
     xp = xp_of(like)
-    return _one(xp, like.shape, like.dtype, xp.cuda.runtime.getDevice())
+    return _one(xp, like.shape, like.dtype, xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr)
 
 
 @lru_cache(64)
-def _one(xp, shape, dtype, device):
-    made = xp.ones(shape, dtype)
-    xp.cuda.get_current_stream().synchronize()  # others read it
-    return made
+def _one(xp, shape, dtype, device, stream):
+    """Made on the stream that reads it: so nobody waits for it."""
+    return xp.ones(shape, dtype)
