@@ -117,16 +117,27 @@ def test_a_weight_may_begin_anywhere_in_its_optimizers_memory(cuda_stand_in, fro
 
 
 def test_without_memory_to_work_in_cublas_serves(cuda_stand_in, frontend, rng, monkeypatch):
-    def none(shape, dtype=float):
+    def none(like, shape, dtype):
         if dtype == "uint8":
+            refused.append(shape)
             raise MemoryError("of the GPU")  # CuPy's is one
-        return empty(shape, dtype)
+        return empty(like, shape, dtype)
 
-    empty = cuda_stand_in.xp.empty
-    monkeypatch.setattr(cuda_stand_in.xp, "empty", none)
+    empty, refused = cudnn.empty, []
+    monkeypatch.setattr(cudnn, "empty", none)
+    monkeypatch.setattr(cudnn, "_states", {})
     got, expected = convolved(cuda_stand_in, *CASES[0], "float32", rng)
+    assert len(refused) == 3
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_memory_to_work_in_is_kept_for_the_next_convolution_unless_it_is_large(cuda_stand_in):
+    x, state = cuda_stand_in.xp.ones(3), cudnn._State()
+    kept = cudnn._workspace(state, 100, x)
+    assert cudnn._workspace(state, 50, x) is kept and cudnn._workspace(state, 0, x) is kept and kept.size == 100
+    assert cudnn._workspace(state, cudnn._KEPT + 1, x).size > cudnn._KEPT and state.memory is kept
+    assert cudnn._workspace(state, 200, x) is state.memory and state.memory.size == 200
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)

@@ -54,7 +54,28 @@ def why_not(xp: Any) -> str:
 
 
 _SERVED = {"f": "float32", "e": "float16"}
-_streams: dict[Any, int] = {}  # of each handle: to set it takes longer than to remember it
+_KEPT = 1 << 24  # bytes to work in that a handle keeps for the next convolution; what is larger is given back
+
+
+class _State:
+    """The stream that a handle was last told, which takes longer than to remember it, and memory to work in on that stream."""
+
+    def __init__(self) -> None:
+        self.stream: int | None = None
+        self.memory: Any = None
+
+
+_states: dict[Any, _State] = {}  # by handle
+
+
+def _workspace(state: _State, nbytes: int, like: Any) -> Any:
+    """Memory in which a convolution may work: convolutions of one stream come one after the other."""
+    if state.memory is None or state.memory.size < nbytes:
+        memory = empty(like, max(1, nbytes), "uint8")
+        if nbytes > _KEPT:
+            return memory
+        state.memory = memory
+    return state.memory
 
 
 class Plan(NamedTuple):
@@ -149,11 +170,12 @@ def _run(kind, first, second, shape, stride, padding, dilation):
     first, second, out = _aligned(first), _aligned(second), empty(first, shape, dtype)
     cudnn, handle = frontend
     stream = xp.cuda.get_current_stream().ptr
-    if _streams.get(handle) != stream:
+    state = _states.setdefault(handle, _State())
+    if state.stream != stream:
         cudnn.set_stream(handle=handle, stream=stream)
-        _streams[handle] = stream
+        state.stream, state.memory = stream, None
     try:
-        workspace = empty(first, max(1, plan.workspace), "uint8")
+        workspace = _workspace(state, plan.workspace, first)
     except MemoryError:
         return None  # patches work in less
     one, other, result = plan.tensors
