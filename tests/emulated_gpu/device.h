@@ -206,26 +206,46 @@ static void start(Fiber& f, dim3 index) {
     f.at = top - 6;
 }
 
-// Lets those go on whose block, or warp, has all come; and says whether some had ended instead, or wait for ever.
+static unsigned turn = 1;
+static unsigned drawn() { return (turn = turn * 1664525u + 1013904223u) >> 8; }
+
+// Runs the threads of one warp, as far as it gets by itself, or of some, or of all, as drawn for each block: so that none may count
+// on another. Each runs until it waits or ends.
+static void run_some(unsigned threads, unsigned mode) {
+    static unsigned favourite;
+    unsigned warps = (threads + 31) / 32, some = mode == 0 ? ~0u : drawn(), stride = 2 * drawn() + 1, shift = drawn();
+    if (mode == 1) {
+        bool ready = false;
+        for (unsigned t = favourite % warps * 32; t < std::min(threads, favourite % warps * 32 + 32); ++t) ready |= fibers[t].state == READY;
+        if (!ready) favourite = drawn();
+    }
+    while (std::__gcd(stride, threads) != 1) ++stride;
+    for (unsigned i = 0; i < threads; ++i) {
+        unsigned one = ((unsigned long long)i * stride + shift) % threads, warp = one / 32;
+        if (fibers[one].state != READY || !(mode == 1 ? warp == favourite % warps : some >> warp % 24 & 1)) continue;
+        current = one;
+        threadIdx = fibers[one].index;
+        fiber_switch(&scheduler, fibers[one].at);
+    }
+}
+
+// Lets those go on whose warp, or block, has all come. Returns whether anybody goes on; `wrong` is set if some can never come.
 static bool release(unsigned threads, bool& wrong) {
-    bool any = false;
     unsigned count[4] = {};
-    for (Fiber& f : fibers) ++count[f.state];
-    if (count[AT_BLOCK] && !count[AT_WARP]) {
-        wrong |= count[ENDED] > 0;
-        for (Fiber& f : fibers)
-            if (f.state == AT_BLOCK) f.state = READY;
-        return true;
-    }
     for (unsigned w = 0; w < threads; w += 32) {
-        unsigned end = std::min(w + 32, threads), here = 0, elsewhere = 0;
-        for (unsigned t = w; t < end; ++t) here += fibers[t].state == AT_WARP, elsewhere += fibers[t].state == AT_BLOCK;
-        if (!here) continue;
-        if (elsewhere) wrong = true;  // a warp of which some wait for the block
-        for (unsigned t = w; t < end; ++t)
-            if (fibers[t].state == AT_WARP) fibers[t].state = READY, any = true;
+        unsigned end = std::min(w + 32, threads), here[4] = {};
+        for (unsigned t = w; t < end; ++t) ++here[fibers[t].state];
+        if (here[AT_WARP] && !here[READY] && !here[AT_BLOCK])
+            for (unsigned t = w; t < end; ++t)
+                if (fibers[t].state == AT_WARP) fibers[t].state = READY, ++here[READY], --here[AT_WARP];
+        for (int state = 0; state < 4; ++state) count[state] += here[state];
     }
-    return any;
+    if (count[READY]) return true;
+    if (!count[AT_BLOCK] && !count[AT_WARP]) return false;
+    wrong |= count[ENDED] > 0 || count[AT_WARP] > 0;  // (or of a warp some wait for the block)
+    for (Fiber& f : fibers)
+        if (f.state != ENDED) f.state = READY;
+    return true;
 }
 
 // Returns how many blocks had threads that waited for others that had ended: on a GPU that is an error.
@@ -233,7 +253,7 @@ static int run_blocks(const unsigned* grid, const unsigned* block, void (*kernel
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     body = kernel, body_data = data;
-    unsigned threads = block[0] * block[1] * block[2], turn = 1;
+    unsigned threads = block[0] * block[1] * block[2];
     int count = 0;
     if (waits) fibers.resize(threads);
     for (unsigned z = 0; z < grid[2]; ++z)
@@ -250,18 +270,9 @@ static int run_blocks(const unsigned* grid, const unsigned* block, void (*kernel
                         }
                 if (!waits) continue;
                 bool wrong = false;
-                do {
-                    turn = turn * 1664525u + 1013904223u;
-                    unsigned stride = 2 * (turn >> 8) + 1, shift = turn >> 16;
-                    while (std::__gcd(stride, threads) != 1) ++stride;
-                    for (unsigned i = 0; i < threads; ++i) {  // in another order each time, so that none can be counted on
-                        unsigned one = ((unsigned long long)i * stride + shift) % threads;
-                        if (fibers[one].state != READY) continue;
-                        current = one;
-                        threadIdx = fibers[one].index;
-                        fiber_switch(&scheduler, fibers[one].at);
-                    }
-                } while (release(threads, wrong));
+                unsigned mode = drawn() % 3;
+                do run_some(threads, mode);
+                while (release(threads, wrong));
                 count += wrong;
             }
     return count;
