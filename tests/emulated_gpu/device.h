@@ -71,7 +71,9 @@ struct half {
 };
 static inline unsigned short __half_as_ushort(half x) { return x.bits; }
 static inline half __ushort_as_half(unsigned short x) { return half(__half_raw{x}); }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
 static inline long long __mul64hi(long long a, long long b) { return (__int128)a * b >> 64; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
@@ -87,13 +89,13 @@ static inline T __ldg(const T* p) {
 }
 
 // Atomics: fibers take turns only where they wait, so nothing comes between.
-#define ATOMIC(name, result)                        \
-    template <class T>                              \
-    static inline T name##_(T* p, T v) {            \
-        T old = *p;                                 \
-        *p = result;                                \
-        return old;                                 \
-    }                                               \
+#define ATOMIC(name, result)                                                       \
+    template <class T>                                                             \
+    static inline T name##_(T* p, T v) {                                           \
+        T old = *p;                                                                \
+        *p = result;                                                               \
+        return old;                                                                \
+    }                                                                              \
     static inline int name(int* p, int v) { return name##_(p, v); }                \
     static inline unsigned name(unsigned* p, unsigned v) { return name##_(p, v); } \
     static inline unsigned long long name(unsigned long long* p, unsigned long long v) { return name##_(p, v); }
@@ -102,8 +104,6 @@ ATOMIC(atomicSub, old - v)
 ATOMIC(atomicMax, std::max(old, v))
 ATOMIC(atomicMin, std::min(old, v))
 ATOMIC(atomicExch, v)
-ATOMIC(atomicOr, old | v)
-ATOMIC(atomicAnd, old & v)
 static inline long long atomicMax(long long* p, long long v) { return atomicMax_(p, v); }
 static inline long long atomicMin(long long* p, long long v) { return atomicMin_(p, v); }
 static inline float atomicAdd(float* p, float v) { return atomicAdd_(p, v); }
@@ -117,8 +117,6 @@ static inline T atomicCAS(T* p, T compare, T v) {
 
 // Fibers: what a call keeps (six registers), on stacks of their own.
 extern "C" void fiber_switch(void** from, void* to);
-#ifndef FIBERS_DEFINED
-#define FIBERS_DEFINED
 asm(R"(
 .text
 .local fiber_switch
@@ -139,7 +137,6 @@ fiber_switch:
     popq %rbp
     ret
 )");
-#endif
 
 enum State { READY, AT_BLOCK, AT_WARP, ENDED };
 struct Fiber {
@@ -182,13 +179,21 @@ static T of_lane(T mine, unsigned lane) {
     return other;
 }
 template <class T>
-static T __shfl_sync(unsigned, T x, int lane, int = 32) { return of_lane(x, lane % 32); }
+static T __shfl_sync(unsigned, T x, int lane, int = 32) {
+    return of_lane(x, lane % 32);
+}
 template <class T>
-static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) { return of_lane(x, current % 32 ^ mask); }
+static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) {
+    return of_lane(x, current % 32 ^ mask);
+}
 template <class T>
-static T __shfl_down_sync(unsigned, T x, unsigned by, int = 32) { return of_lane(x, current % 32 + by); }
+static T __shfl_down_sync(unsigned, T x, unsigned by, int = 32) {
+    return of_lane(x, current % 32 + by);
+}
 template <class T>
-static T __shfl_up_sync(unsigned, T x, unsigned by, int = 32) { return of_lane(x, current % 32 - by); }
+static T __shfl_up_sync(unsigned, T x, unsigned by, int = 32) {
+    return of_lane(x, current % 32 - by);
+}
 
 static void fiber_enter() {
     body(body_data);
@@ -209,14 +214,15 @@ static void start(Fiber& f, dim3 index) {
 static unsigned turn = 1;
 static unsigned drawn() { return (turn = turn * 1664525u + 1013904223u) >> 8; }
 
-// Runs the threads of one warp, as far as it gets by itself, or of some, or of all, as drawn for each block: so that none may count
-// on another. Each runs until it waits or ends.
+// Runs the threads of one warp, as far as it gets by itself, or of some, or of all, as drawn for each block: so that none may
+// count on another. Each runs until it waits or ends.
 static void run_some(unsigned threads, unsigned mode) {
     static unsigned favourite;
     unsigned warps = (threads + 31) / 32, some = mode == 0 ? ~0u : drawn(), stride = 2 * drawn() + 1, shift = drawn();
     if (mode == 1) {
         bool ready = false;
-        for (unsigned t = favourite % warps * 32; t < std::min(threads, favourite % warps * 32 + 32); ++t) ready |= fibers[t].state == READY;
+        for (unsigned t = favourite % warps * 32; t < std::min(threads, favourite % warps * 32 + 32); ++t)
+            ready |= fibers[t].state == READY;
         if (!ready) favourite = drawn();
     }
     while (std::__gcd(stride, threads) != 1) ++stride;
@@ -265,8 +271,10 @@ static int run_blocks(const unsigned* grid, const unsigned* block, void (*kernel
                     for (unsigned j = 0; j < block[1]; ++j)
                         for (unsigned i = 0; i < block[0]; ++i) {
                             threadIdx = {i, j, k};
-                            if (waits) start(fibers[t++], threadIdx);
-                            else kernel(data);
+                            if (waits)
+                                start(fibers[t++], threadIdx);
+                            else
+                                kernel(data);
                         }
                 if (!waits) continue;
                 bool wrong = false;
@@ -291,8 +299,8 @@ struct Caller<kernel> {
     static inline const size_t sizes[sizeof...(A) + 1] = {sizeof(A)..., 0};
 };
 // (CuPy's own kernels do that; on a GPU those that have ended count as waiting.)
-#define ENTRY(kernel, waits, strict)                                                                                              \
-    extern "C" int run_##kernel(const unsigned* grid, const unsigned* block, size_t, void** arguments) {                  \
-        return run_blocks(grid, block, Caller<&kernel>::call, arguments, waits) && strict;                                        \
-    }                                                                                                                     \
+#define ENTRY(kernel, waits, strict)                                                                     \
+    extern "C" int run_##kernel(const unsigned* grid, const unsigned* block, size_t, void** arguments) { \
+        return run_blocks(grid, block, Caller<&kernel>::call, arguments, waits) && strict;               \
+    }                                                                                                    \
     extern "C" const size_t* sizes_##kernel() { return Caller<&kernel>::sizes; }

@@ -1,8 +1,8 @@
 // What CuPy asks of CUDA's driver and runtime, answered on the CPU.
 //
 // Work waits in its stream, as on a GPU, until somebody waits for it, or chance lets it be done: in any order that CUDA allows,
-// which is first in, first out in each stream, what events ask, and that the default stream and the others take turns. So what is
-// used before it is there, or overwritten while work still needs it, comes out wrong here. Memory is filled with NaN.
+// which is first in, first out in each stream, what events ask, and that the default stream and the others take turns. So what
+// is used before it is there, or overwritten while work still needs it, comes out wrong here. Memory is filled with NaN.
 
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -27,10 +27,21 @@ typedef int CUresult, CUdevice, CUfunction_attribute, cudaError_t, cudaDeviceAtt
 typedef unsigned long long CUdeviceptr;
 typedef void *CUcontext, *CUmodule, *CUfunction, *CUstream, *CUoccupancyB2DSize, *cudaStream_t, *cudaEvent_t;
 typedef void (*cudaHostFn_t)(void*);
-enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_NOT_FOUND = 500, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0 };
+enum {
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_NOT_FOUND = 500,
+    CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0
+};
 enum { cudaSuccess = 0, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600 };
-enum { cudaDevAttrMaxThreadsPerBlock = 1, cudaDevAttrMaxSharedMemoryPerBlock = 8, cudaDevAttrWarpSize = 10,
-       cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum {
+    cudaDevAttrMaxThreadsPerBlock = 1,
+    cudaDevAttrMaxSharedMemoryPerBlock = 8,
+    cudaDevAttrWarpSize = 10,
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76
+};
 enum { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeHost = 1, cudaMemoryTypeDevice = 2, cudaStreamNonBlocking = 1 };
 struct cudaPointerAttributes {
     int type, device;
@@ -147,7 +158,8 @@ void enqueue(Stream_* s, std::function<void()> work, std::shared_ptr<Event_> awa
     Operation o{++numbers, std::move(work), awaits, awaits ? awaits->wanted : 0};
     s->queue.push_back(std::move(o));
     if (random_below(4) == 0)
-        for (unsigned n = random_below(8); n && step(); --n) {}
+        for (unsigned n = random_below(8); n && step(); --n) {
+        }
 }
 
 struct Block {
@@ -185,7 +197,8 @@ void* allocate(size_t size, bool device) {
 void release(void* p) {
     auto b = blocks.find((char*)p);
     if (b == blocks.end()) fail("free of what was never allocated");
-    if (b->second.mapped) munmap(b->second.mapping, b->second.mapped);
+    if (b->second.mapped)
+        munmap(b->second.mapping, b->second.mapped);
     else {
         if (!skip) memset(p, 0xff, b->second.size);
         free(b->second.mapping);
@@ -236,7 +249,9 @@ API void emulator_enqueue(void* stream, std::function<void()>* work, int now) {
 // The driver.
 API CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 API CUresult cuGetErrorName(CUresult e, const char** s) {
-    *s = e == CUDA_ERROR_NOT_FOUND ? "CUDA_ERROR_NOT_FOUND" : e == CUDA_ERROR_INVALID_VALUE ? "CUDA_ERROR_INVALID_VALUE" : "CUDA_ERROR";
+    *s = e == CUDA_ERROR_NOT_FOUND       ? "CUDA_ERROR_NOT_FOUND"
+         : e == CUDA_ERROR_INVALID_VALUE ? "CUDA_ERROR_INVALID_VALUE"
+                                         : "CUDA_ERROR";
     return CUDA_SUCCESS;
 }
 API CUresult cuGetErrorString(CUresult, const char** s) {
@@ -282,7 +297,8 @@ API CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz,
                             unsigned shared, CUstream stream, void** arguments, void**) {
     LOCK;
     ++counts[LAUNCHES];
-    if (gy > 65535 || gz > 65535 || bx * by * bz > 1024 || gx > 0x7fffffffu || !gx || !gy || !gz || !bx) return CUDA_ERROR_INVALID_VALUE;
+    if (gy > 65535 || gz > 65535 || bx * by * bz > 1024 || gx > 0x7fffffffu || !gx || !gy || !gz || !bx)
+        return CUDA_ERROR_INVALID_VALUE;
     if (skip) return CUDA_SUCCESS;
     Kernel* k = (Kernel*)f;
     size_t bytes = 0, n = 0;
@@ -291,7 +307,8 @@ API CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz,
         fprintf(stderr, "%s <<<(%u, %u, %u), (%u, %u, %u)>>>\n", k->name.c_str(), gx, gy, gz, bx, by, bz);
         for (size_t i = 0; i < n; ++i) {
             fprintf(stderr, "  %zu bytes:", k->sizes[i]);
-            for (size_t j = 0; j + 8 <= k->sizes[i]; j += 8) fprintf(stderr, " %llx", *(unsigned long long*)((char*)arguments[i] + j));
+            for (size_t j = 0; j + 8 <= k->sizes[i]; j += 8)
+                fprintf(stderr, " %llx", *(unsigned long long*)((char*)arguments[i] + j));
             fprintf(stderr, "\n");
         }
     }
@@ -351,13 +368,26 @@ API cudaError_t cudaSetDevice(int d) {
 }
 API cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) {
     switch ((int)a) {
-        case cudaDevAttrComputeCapabilityMajor: *v = 9; break;
-        case cudaDevAttrComputeCapabilityMinor: *v = 0; break;
-        case cudaDevAttrMultiProcessorCount: *v = 132; break;
-        case cudaDevAttrMaxThreadsPerBlock: *v = 1024; break;
-        case cudaDevAttrWarpSize: *v = 32; break;
-        case cudaDevAttrMaxSharedMemoryPerBlock: *v = 49152; break;
-        default: *v = 0;
+        case cudaDevAttrComputeCapabilityMajor:
+            *v = 9;
+            break;
+        case cudaDevAttrComputeCapabilityMinor:
+            *v = 0;
+            break;
+        case cudaDevAttrMultiProcessorCount:
+            *v = 132;
+            break;
+        case cudaDevAttrMaxThreadsPerBlock:
+            *v = 1024;
+            break;
+        case cudaDevAttrWarpSize:
+            *v = 32;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlock:
+            *v = 49152;
+            break;
+        default:
+            *v = 0;
     }
     return cudaSuccess;
 }
@@ -451,7 +481,9 @@ API cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
     return cudaSuccess;
 }
 API cudaError_t cudaStreamCreate(cudaStream_t* s) { return cudaStreamCreateWithFlags(s, 0); }
-API cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned flags, int) { return cudaStreamCreateWithFlags(s, flags); }
+API cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned flags, int) {
+    return cudaStreamCreateWithFlags(s, flags);
+}
 API cudaError_t cudaStreamGetFlags(cudaStream_t s, unsigned* flags) {
     *flags = stream_of(s)->blocking ? 0 : cudaStreamNonBlocking;
     return cudaSuccess;

@@ -1,7 +1,7 @@
 // What CuPy asks of NCCL, for ranks that are processes of one machine: they meet in shared memory.
 //
-// An exchange is done when it is asked for, after what its stream has to do, and so the calls wait for each other. (On GPUs they
-// return at once; but here nobody would do the rest while a process waits for another in MPI.)
+// An exchange is done when it is asked for, after what its stream has to do, and so the calls wait for each other. (On GPUs
+// they return at once; but here nobody would do the rest while a process waits for another in MPI.)
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -94,10 +94,14 @@ API Result ncclAllReduce(const void* from, void* to, size_t count, int kind, int
     return after(stream, [=] {
         in_parts(c, from, count * size_of(kind), [=](size_t at, size_t n) {
             char* here = (char*)to + at;
-            if (kind == 2) add<int>(c, here, n / 4);
-            else if (kind == 4) add<long long>(c, here, n / 8);
-            else if (kind == 7) add<float>(c, here, n / 4);
-            else add<double>(c, here, n / 8);
+            if (kind == 2)
+                add<int>(c, here, n / 4);
+            else if (kind == 4)
+                add<long long>(c, here, n / 8);
+            else if (kind == 7)
+                add<float>(c, here, n / 4);
+            else
+                add<double>(c, here, n / 8);
         });
     });
 }
