@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_the_command_runs(command, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": ""})
     assert done.returncode == 0, done.stderr
     assert json.stat().st_size > 50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not os.environ.get("EMULATED_GPU"), reason="asks for the emulated GPU: EMULATED_GPU=1")
+@pytest.mark.parametrize("how", [[], ["--patches"], ["--beside", str(ROOT)]])
+def test_the_time_of_the_host(how):
+    """Each network is in the table, and no step lets the host wait."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "host_time.py"), "--rounds", "1", *how]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[:4] == ["us", "a", "step", "shortest"] and ("ratio" in head) == ("--beside" in how)
+    networks = [row for row in rows if "beside" not in row]
+    assert [row.split()[0] for row in networks] == ["mlp-bn", "cnn-bn", "resnet20-bn"]
+    for row in networks:
+        *_, launches, waits = row.split()[:6]
+        assert int(launches) > 20 and int(waits) == 0
 
 
 def test_an_unknown_peer_is_refused():
