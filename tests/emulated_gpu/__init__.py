@@ -6,7 +6,7 @@ CuPy refuses is refused here too; what waits for the GPU is counted; work is don
 allow; memory that nobody has written to is NaN; and with EMULATED_GPU_GUARD=1 an element outside of an array ends the process.
 
 It says nothing of a GPU's speed, and nothing that passes here has run on a GPU. There is no Thrust (sort, argsort, unique),
-and no cuRAND. It wants Linux on x86-64, g++ and ``cupy-cuda12x``.
+and no cuRAND. It wants Linux on x86-64, g++, and ``cupy-cuda12x`` or ``cupy-cuda13x``.
 
 | variable | does |
 | --- | --- |
@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,12 +64,14 @@ def install() -> Any:
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB comes compiled for GPUs
     os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # what is compiled here is kept elsewhere
     driver = library("driver.cpp", "libcuda.so.1")
-    _library_of("cublas", "libcublas.so.12")
-    _library_of("nccl", "libnccl.so.2")
-    library(None, "libcublasLt.so.12")  # CuPy wants to know that it is there
+    cublas = _library_of("cublas")
+    _library_of("nccl")
+    library(None, cublas.replace("cublas", "cublasLt"))  # CuPy wants to know that it is there
+    from cupy_backends.cuda.api import driver as api
     from cupy_backends.cuda.api import runtime
 
     redirect(Path(runtime.__file__), driver)
+    driver.emulator_version(api.get_build_version())
     import cuda.pathfinder
     import cupy
     from cupy.cuda import compiler
@@ -76,20 +79,24 @@ def install() -> Any:
     cuda.pathfinder.find_nvidia_header_directory = lambda _name: str(HERE / "include")  # CUDA's own headers are not needed
     compiler._compile_using_nvrtc_no_warning = _compile
     compiler._preprocess = lambda *_: "an emulated GPU"
+    compiler._get_nvrtc_version = lambda: (12, 9)
     if os.environ.get("EMULATED_GPU_GUARD") == "1":
         cupy.cuda.set_allocator(None)
     return cupy
 
 
-def _library_of(name: str, soname: str) -> None:
-    """The library that CuPy's module ``name`` is linked with; functions that are not in our source say so when called."""
+def _library_of(name: str) -> str:
+    """Load what CuPy's module ``name`` is linked with; functions that are not in our source say so when called."""
     spec = importlib.util.find_spec("cupy_backends.cuda.libs")
     assert spec is not None and spec.origin is not None
     (module,) = Path(spec.origin).parent.glob(f"{name}.*.so")
     wanted = sorted(function for function, place in symbols(module).items() if function.startswith(name) and not place)
     source = (HERE / f"{name}.cpp").read_text()
     others = (f"API int {function}() {{ return UNSUPPORTED; }}\n" for function in wanted if f" {function}(" not in source)
-    library(f"{name}.cpp", soname, "".join(others))
+    soname = re.search(rf"lib{name}\.so\.\d+".encode(), module.read_bytes())
+    assert soname is not None
+    library(f"{name}.cpp", soname[0].decode(), "".join(others))
+    return soname[0].decode()
 
 
 def _compile(source: str, options: tuple[str, ...] = (), *_: Any, **__: Any) -> tuple[bytes, None]:

@@ -104,6 +104,8 @@ ATOMIC(atomicSub, old - v)
 ATOMIC(atomicMax, std::max(old, v))
 ATOMIC(atomicMin, std::min(old, v))
 ATOMIC(atomicExch, v)
+ATOMIC(atomicOr, (old | v))
+ATOMIC(atomicAnd, (old & v))
 static inline long long atomicMax(long long* p, long long v) { return atomicMax_(p, v); }
 static inline long long atomicMin(long long* p, long long v) { return atomicMin_(p, v); }
 static inline float atomicAdd(float* p, float v) { return atomicAdd_(p, v); }

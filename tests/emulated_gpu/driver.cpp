@@ -91,6 +91,7 @@ std::map<cudaEvent_t, std::shared_ptr<Event_>> events;
 unsigned long long numbers = 0, counts[4];
 enum { LAUNCHES, COPIES, WAITS, ALLOCATIONS };
 thread_local int device = 0;
+int version = 12090;  // of CUDA
 unsigned turn = getenv("EMULATED_GPU_SEED") ? atoi(getenv("EMULATED_GPU_SEED")) : 12345;
 bool asked(const char* variable) { return getenv(variable) && *getenv(variable) == '1'; }
 const bool skip = asked("EMULATED_GPU_SKIP"), guard = asked("EMULATED_GPU_GUARD"), trace = asked("EMULATED_GPU_TRACE");
@@ -234,6 +235,7 @@ API void emulator_missing() { fail("CuPy asked for a function of CUDA that the e
 
 // What the tests ask.
 API void emulator_counts(unsigned long long* out) { memcpy(out, counts, sizeof counts); }
+API void emulator_version(int v) { version = v; }
 API void emulator_seed(unsigned seed) { turn = seed; }
 // For the libraries beside this one. `now`: what the stream has to do is done before the call returns.
 API void emulator_enqueue(void* stream, std::function<void()>* work, int now) {
@@ -346,11 +348,11 @@ API const char* cudaGetErrorName(cudaError_t) { return "cudaErrorEmulated"; }
 API const char* cudaGetErrorString(cudaError_t) { return "said by the emulated GPU"; }
 API cudaError_t cudaGetLastError() { return cudaSuccess; }
 API cudaError_t cudaDriverGetVersion(int* v) {
-    *v = 12090;
+    *v = version;
     return cudaSuccess;
 }
 API cudaError_t cudaRuntimeGetVersion(int* v) {
-    *v = 12090;
+    *v = version;
     return cudaSuccess;
 }
 API cudaError_t cudaGetDevice(int* d) {
@@ -391,17 +393,18 @@ API cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) {
     }
     return cudaSuccess;
 }
-API cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp* p, int) {
+API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "an emulated GPU");
     p->major = 9;
     p->totalGlobalMem = 1ull << 34;
-    p->multiProcessorCount = 132;
+    p->multiProcessorCount = p->deviceOverlap = 132;  // whose places are one in CUDA 13
     p->maxThreadsPerBlock = 1024;
     p->warpSize = 32;
     p->sharedMemPerBlock = 49152;
     return cudaSuccess;
 }
+API cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp* p, int d) { return cudaGetDeviceProperties(p, d); }  // in CUDA 12
 API cudaError_t cudaDeviceSynchronize() {
     LOCK;
     ++counts[WAITS];
