@@ -90,6 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--patches", action="store_true", help="convolve by patches and cuBLAS, as without cuDNN")
     parser.add_argument("--turn", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    if asked.rounds < 1:
+        parser.error(f"--rounds expected at least 1, got {asked.rounds}")
+    if asked.beside is not None and not (asked.beside / "tinygrad_bn" / "__init__.py").exists():
+        parser.error(f"--beside expected a checkout of this project, got {asked.beside}")
+    if not common.installed("cupy"):
+        parser.error("CuPy is not installed: pip install cupy-cuda12x")
     if asked.turn:
         print(json.dumps(measure(asked.turn, asked.patches)))
         return

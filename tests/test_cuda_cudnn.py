@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+from types import SimpleNamespace
 
 import fake_cudnn
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 import tinygrad_bn as tg
 from tinygrad_bn.backend import cuda, portable
-from tinygrad_bn.backend.cuda import cudnn, patches
+from tinygrad_bn.backend.cuda import cudnn, launch, patches
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,8 @@ def anew():
 def frontend(monkeypatch):
     monkeypatch.setitem(sys.modules, "cudnn", fake_cudnn)
     monkeypatch.setattr(fake_cudnn, "built", [])
+    monkeypatch.setattr(fake_cudnn, "streams", [])
+    monkeypatch.setattr(cudnn, "_states", {})
     return fake_cudnn
 
 
@@ -130,6 +133,29 @@ def test_without_memory_to_work_in_cublas_serves(cuda_stand_in, frontend, rng, m
     assert len(refused) == 3
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_handle_hears_of_each_new_stream_and_works_in_memory_of_its_own(cuda_stand_in, frontend, rng, monkeypatch):
+    kept = []
+    for pointer in (7, 7, 8, 7):
+        stream = SimpleNamespace(ptr=pointer)
+        monkeypatch.setattr(cuda_stand_in.xp.cuda, "get_current_stream", lambda s=stream: s)
+        convolved(cuda_stand_in, *CASES[0], "float32", rng)
+        (state,) = cudnn._states.values()
+        kept.append(state.memory)
+    assert frontend.streams == [("handle", 7), ("handle", 8), ("handle", 7)]
+    assert kept[0] is kept[1] and len({id(memory) for memory in kept}) == 3
+
+
+def test_integers_are_for_the_portable_kernels(cuda_stand_in, frontend, rng):
+    xp, how = cuda_stand_in.xp, ((1, 1), (1, 1), (1, 1), 1)
+    for dtype in ("int64", "uint8"):
+        x, w = (rng.integers(0, 5, s).astype(dtype) for s in ((2, 3, 6, 6), (4, 3, 3, 3)))
+        y = cuda.conv2d(xp.asarray(x), xp.asarray(w), None, *how)
+        np.testing.assert_array_equal(y.get(), portable.conv2d(x, w, None, *how))
+    assert not frontend.built
+    with pytest.raises(TypeError, match="CUDA kernels are of floating arrays, got uint8"):
+        launch.launch("elementwise", "relu", (1,), xp.asarray(x), xp.asarray(x), 1, xp.asarray(x))
 
 
 def test_memory_to_work_in_is_kept_for_the_next_convolution_unless_it_is_large(cuda_stand_in):

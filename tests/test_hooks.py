@@ -451,3 +451,31 @@ def test_listening_forbids_nothing():
         b.data = b.data * 2.0
         y.backward()
     assert float(b.grad) == 1.0
+
+
+@pytest.mark.parametrize("how", ["retain_grad", "hook", "rule"])
+def test_who_writes_into_the_first_gradient_writes_into_no_other(device, how):
+    """The one that backward begins with is made anew each time. Broken by: keeping it."""
+
+    @tg.primitive
+    def doubled(x):
+        return 2.0 * x
+
+    @doubled.vjp
+    def _(g, _out, _x):
+        g *= 2.0
+        return (g,)
+
+    loss = tg.tensor(3.0, device=device.name, requires_grad=True) * 1.0
+    if how == "rule":
+        doubled(loss).backward()
+    elif how == "hook":
+        loss.register_hook(lambda g: g.data.fill(5.0))
+        loss.backward(create_graph=True)
+    else:
+        loss.retain_grad()
+        loss.backward(create_graph=True)
+        loss.grad.data[...] = 7.0
+    other = tg.tensor(3.0, device=device.name, requires_grad=True)
+    other.backward()
+    assert float(other.grad) == 1.0

@@ -6,7 +6,7 @@ CuPy refuses is refused here too; what waits for the GPU is counted; work is don
 allow; memory that nobody has written to is NaN; and with EMULATED_GPU_GUARD=1 an element outside of an array ends the process.
 
 It says nothing of a GPU's speed, and nothing that passes here has run on a GPU. There is no Thrust (sort, argsort, unique),
-and no cuRAND. It wants Linux on x86-64, g++, and ``cupy-cuda12x`` or ``cupy-cuda13x``.
+no cuRAND, and no product of integers. It wants Linux on x86-64, g++, and ``cupy-cuda12x`` or ``cupy-cuda13x``.
 
 | variable | does |
 | --- | --- |

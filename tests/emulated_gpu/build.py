@@ -46,7 +46,10 @@ def library(name: str | None, soname: str, others: str = "") -> ctypes.CDLL:
     """Load a part of the emulated GPU under the name of a library: who wants that one finds this."""
     source = (HERE / name).read_text() if name else ""
     versions = FOLDER / f"{soname}.map"
-    versions.write_text(f"{soname} {{ global: *; }};\n")
+    if not versions.exists():
+        with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+            (Path(folder) / versions.name).write_text(f"{soname} {{ global: *; }};\n")
+            (Path(folder) / versions.name).replace(versions)
     options = "-std=c++17 -O3 -mavx2 -mf16c -fPIC -shared -ldl".split()
     names = [f"-Wl,-soname,{soname}", f"-Wl,--version-script={versions}"]
     return ctypes.CDLL(str(_made(source + others, options + names, ".so")), ctypes.RTLD_GLOBAL)

@@ -86,7 +86,7 @@ def spread(g, shape, count):
 
 def one(like):
     """1 in the shape and dtype of an array of one element."""
-    out = like.copy()
+    out = _xp(like).empty(like.shape, like.dtype)
     out.fill(1)
     return out
 

@@ -16,7 +16,6 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.caching import IndexDataCacheFile
 from numba.extending import intrinsic
 
 # a * b + c may be rounded once, not twice; nothing else is left to the compiler. Division by zero gives inf or NaN.
@@ -48,6 +47,12 @@ def compiled(function: Callable) -> Any:
 _STAMP = tuple((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py")))
 
 
+try:
+    from numba.core.caching import IndexDataCacheFile
+except ImportError:  # Numba may keep it elsewhere one day: then its own serves
+    IndexDataCacheFile = object  # type: ignore[assignment, misc]
+
+
 class _CacheFile(IndexDataCacheFile):
     """Numba's, but what it finds says what it is.
 
@@ -68,9 +73,11 @@ class _CacheFile(IndexDataCacheFile):
 
 def _renewed_with_any_file(kernel: Any) -> Any:
     """Compile it again, not only when its own file has changed."""
-    with suppress(AttributeError):  # (Numba may keep it elsewhere one day)
+    with suppress(AttributeError):  # (as above)
         file = kernel._cache._cache_file
-        file._source_stamp, file.__class__ = _STAMP, _CacheFile
+        file._source_stamp = _STAMP
+        if type(file) is IndexDataCacheFile:
+            file.__class__ = _CacheFile
     return kernel
 
 

@@ -21,7 +21,7 @@ from .norm import (
 from .optim import adam, sgd
 from .philox import dropout
 from .pool import avg_pool2d, avg_pool2d_spread, max_pool2d, max_pool2d_gather, max_pool2d_scatter
-from .reduce import mean_all, one, spread
+from .reduce import mean_all, spread
 from .sums import sum_pixels, sum_rows
 
 CONVOLUTIONS = ["conv2d", "conv2d_input", "conv2d_weight"]  # by cuDNN or by patches and cuBLAS

@@ -1,7 +1,7 @@
 """The CUDA sources beside this file: compiled for a dtype when first wanted, and launched.
 
-A step of a small network is a hundred launches that keep the GPU busy for less time than Python takes for them. So what stands
-here is written for few calls.
+A step of a small network is dozens of launches, each of which takes microseconds of the host's time. So what stands here is
+written for few calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def source(name: str) -> str:
 
 def options(dtype: Any, *defines: str) -> tuple[str, ...]:
     """How a source is compiled for arrays of a dtype. ``defines``: what else it wants to know, as ``NAME=value``."""
-    return "-std=c++17", f"-DDTYPE={8 * np.dtype(dtype).itemsize}", *(f"-D{d}" for d in defines)
+    dtype = np.dtype(dtype)
+    if dtype not in FLOATS:
+        raise TypeError(f"CUDA kernels are of floating arrays, got {dtype}")
+    return "-std=c++17", f"-DDTYPE={8 * dtype.itemsize}", *(f"-D{d}" for d in defines)
 
 
 @lru_cache(None)

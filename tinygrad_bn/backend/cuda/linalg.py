@@ -1,4 +1,4 @@
-"""Products with a layer's weight, in one call of cuBLAS each: CuPy's matmul takes ten times as long to get there."""
+"""Products with a layer's weight, in one call of cuBLAS each, which CuPy's matmul reaches by a longer way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution by patches and cuBLAS: in every dtype, and where cuDNN does not serve.
+"""Convolution by patches and cuBLAS: in every floating dtype, and where cuDNN does not serve.
 
 The patches of some samples are a matrix with a row for each element of the kernel, (C kh kw, n H' W'), in groups of channels. A
 sample's are columns of it, which cuBLAS multiplies where they lie; and all are one factor of the gradient of the weight.

@@ -29,16 +29,20 @@ class _Types(NamedTuple):
 
 
 @lru_cache(None)
-def _types(xp: Any, stored: np.dtype, result: np.dtype, allow_tf32: bool) -> _Types:
+def _types(xp: Any, stored: np.dtype, result: np.dtype, tf32: bool) -> _Types:
     """float16 and float32 are summed in float32, of which TensorFloat-32 is a part only where that is allowed."""
     names = {"float16": "CUDA_R_16F", "float32": "CUDA_R_32F", "float64": "CUDA_R_64F"}
     cublas, wide = xp.cuda.cublas, "float64" if stored == "float64" else "float32"
     compute = cublas.CUBLAS_COMPUTE_64F if wide == "float64" else cublas.CUBLAS_COMPUTE_32F
-    if allow_tf32 and stored == "float32" and int(xp.cuda.Device().compute_capability) >= 80:
+    if tf32 and stored == "float32":
         compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
     of_factors, of_result = (getattr(xp.cuda.runtime, names[dtype.name]) for dtype in (stored, result))
     zero = _FACTORS[wide].ctypes.data
     return _Types(of_factors, of_result, compute, cublas.CUBLAS_GEMM_DEFAULT, zero, zero + _FACTORS[wide].itemsize)
+
+
+def _tf32(xp: Any) -> bool:
+    return settings.allow_tf32 and int(xp.cuda.Device().compute_capability) >= 80
 
 
 class _Stack(NamedTuple):
@@ -65,7 +69,7 @@ def product(a: Any, b: Any, turn_a: bool = False, turn_b: bool = False) -> Any:
     xp, (rows, inner) = xp_of(a), a.shape[::-1] if turn_a else a.shape
     columns = b.shape[0] if turn_b else b.shape[1]
     out = empty(a, (rows, columns), a.dtype)
-    types = _types(xp, a.dtype, a.dtype, settings.allow_tf32)
+    types = _types(xp, a.dtype, a.dtype, _tf32(xp))
     xp.cuda.cublas.gemmEx(  # by columns: out.T = b.T @ a.T
         xp.cuda.get_cublas_handle(), int(turn_b), int(turn_a), columns, rows, inner, types.one,
         b.data.ptr, types.stored, b.shape[1], a.data.ptr, types.stored, a.shape[1],
@@ -87,7 +91,7 @@ def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
     if p > q:
         a, b, out = (x.swapaxes(0, 1) for x in (a, b, out))
         p, q = q, p
-    types = _types(xp, a.dtype, out.dtype, settings.allow_tf32)
+    types = _types(xp, a.dtype, out.dtype, _tf32(xp))
     left, right, result = _stack(a), _stack(b), _stack(out)
     product, handle = xp.cuda.cublas.gemmStridedBatchedEx, xp.cuda.get_cublas_handle()
     for i in range(p):
