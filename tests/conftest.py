@@ -22,7 +22,8 @@ if os.environ.get("EMULATED_GPU"):
 _tolerant = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=25, **_tolerant)
 settings.register_profile("ci", max_examples=60, derandomize=False, print_blob=True, **_tolerant)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+settings.register_profile("emulated", max_examples=10, **_tolerant)
+settings.load_profile("emulated" if os.environ.get("EMULATED_GPU") else "ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_report_header() -> str | None:
