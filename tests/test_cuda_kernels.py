@@ -140,8 +140,9 @@ def side(request, monkeypatch):
 
 
 def agree(got, expected, dtype, scale=1.0, size=0.0):
-    """Equal within rounding of the largest finite value (or of ``size``), NaN and infinities where the other has them."""
-    for a, b in zip(got, expected, strict=True):
+    """Equal within rounding of the largest finite value (or of ``size``, one for all or one each), NaN and infinities alike."""
+    sizes = size if isinstance(size, tuple) else (size,) * len(got)
+    for a, b, size in zip(got, expected, sizes, strict=True):
         if b is None or a is None:
             assert a is b
             continue
@@ -183,7 +184,9 @@ def test_batch_norm(side, rng, shape, affine):
         agree((y,), (expected,), dtype)
         agree(statistics, (mean, var), "float32" if dtype != "float64" else dtype)
         largest = float(np.abs(g).max() / np.sqrt(var.min() + 1e-5))  # dx of two values is what is left of such
-        compare(side, "batch_norm_backward", g, x, gamma, mean, var, 1e-5, dtype=dtype, scale=4, size=largest)
+        sums = float(np.sqrt(x.size / shape[1]))  # which may cancel, but are of as many terms
+        sizes = largest, sums, sums
+        compare(side, "batch_norm_backward", g, x, gamma, mean, var, 1e-5, dtype=dtype, scale=4, size=sizes)
         running = rng.standard_normal(shape[1]).astype(dtype), (1 + rng.random(shape[1])).astype(dtype)
         compare(side, "batch_norm_inference", x, gamma, beta, *running, 1e-5, dtype=dtype, scale=4)
 
