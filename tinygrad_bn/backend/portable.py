@@ -84,13 +84,6 @@ def spread(g, shape, count):
     return out
 
 
-def one(like):
-    """1 in the shape and dtype of an array of one element."""
-    out = _xp(like).empty(like.shape, like.dtype)
-    out.fill(1)
-    return out
-
-
 def sum_pixels(x):
     """(N, C, H, W) -> (C,): the sum over samples and pixels."""
     return x.sum(axis=(0, 2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import ARRAY_TYPES, device_of, kernels_of, type_name
+from ..backend import ARRAY_TYPES, device_of, type_name, xp_of
 from . import graph
 from .graph import Box
 from .modes import recording
@@ -27,7 +27,7 @@ def _seed(t: Any, given: Any, what: str) -> Any:
                 f"{what} of a tensor of shape {t._data.shape} needs a gradient of that shape; without one it expects a "
                 "single element"
             )
-        return kernels_of(t._data).one(t._data)
+        return xp_of(t._data).ones(t._data.shape, t._data.dtype)
     raw = given._data if isinstance(given, Box) else given
     if type(raw) not in ARRAY_TYPES:
         raise TypeError(f"{what} expected a gradient that is a Tensor or an array, got {type(given).__name__}")

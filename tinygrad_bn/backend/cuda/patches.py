@@ -103,7 +103,7 @@ def _larger(a, b):
 def _patches(x, kernel, counts, stride, padding, dilation, groups):
     """(n, C, H, W) -> (G, C/G kh kw, n, H' W'): the input under each window."""
     n, c = x.shape[:2]
-    patches = xp_of(x).empty((groups, c // groups * prod(kernel), n, prod(counts)), x.dtype)
+    patches = empty(x, (groups, c // groups * prod(kernel), n, prod(counts)), x.dtype)
     grid = _grid(x.shape, kernel, counts, stride, padding, dilation)
     launch("conv", "im2col", for_each(n * c * prod(counts)), _larger(patches, x), x, grid, patches)
     return patches

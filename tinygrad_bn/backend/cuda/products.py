@@ -93,10 +93,10 @@ def multiply(a: Any, b: Any, out: Any, add: bool = False) -> None:
         p, q = q, p
     types = _types(xp, a.dtype, out.dtype, _tf32(xp))
     left, right, result = _stack(a), _stack(b), _stack(out)
-    product, handle = xp.cuda.cublas.gemmStridedBatchedEx, xp.cuda.get_cublas_handle()
+    batched, handle = xp.cuda.cublas.gemmStridedBatchedEx, xp.cuda.get_cublas_handle()
     for i in range(p):
         # cuBLAS counts by columns: to it each matrix is its transpose, and out.T = b.T @ a.T.
-        product(
+        batched(
             handle, right.by_columns, left.by_columns, columns, rows, a.shape[-1], types.one,
             b.data.ptr + i * right.outer, types.stored, right.lead, right.inner,
             a.data.ptr + i * left.outer, types.stored, left.lead, left.inner,
